@@ -1,0 +1,148 @@
+//! The same frames in two codecs.
+//!
+//! One WebSocket message carries one frame or several: in JSON one a line, in bincode one after the other.
+
+pub mod bincode;
+pub mod json;
+
+use crate::{
+    error::ErrorCode,
+    frame::{ClientFrame, Message, ServerFrame},
+};
+
+/// How frames are written, agreed on by WebSocket subprotocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Codec {
+    /// `tidegate.v1.json`, text frames; also where no subprotocol was asked for.
+    #[default]
+    Json,
+    /// `tidegate.v1.bincode`, binary frames.
+    Bincode,
+}
+
+/// A frame that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct DecodeError {
+    /// The request's id, where it could be read.
+    pub id: Option<u64>,
+    /// What the client is told.
+    pub code: ErrorCode,
+    /// For a person.
+    pub message: String,
+    /// Whether where the next frame starts is lost too. Then the iterator ends.
+    pub fatal: bool,
+}
+
+impl Codec {
+    /// Both, in the order a broker prefers them.
+    pub const ALL: [Codec; 2] = [Codec::Bincode, Codec::Json];
+
+    /// The WebSocket subprotocol's name.
+    pub fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Json => "tidegate.v1.json",
+            Self::Bincode => "tidegate.v1.bincode",
+        }
+    }
+
+    /// The codec of a subprotocol.
+    pub fn from_subprotocol(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.subprotocol() == name)
+    }
+
+    /// What stands between two frames of one WebSocket message.
+    pub fn separator(self) -> &'static [u8] {
+        match self {
+            Self::Json => b"\n",
+            Self::Bincode => b"",
+        }
+    }
+
+    /// Appends a client's frame to `out`, without a separator.
+    pub fn encode_client(self, frame: &ClientFrame, out: &mut Vec<u8>) {
+        match self {
+            Self::Json => json::encode_client(frame, out),
+            Self::Bincode => bincode::encode_client(frame, out),
+        }
+    }
+
+    /// Appends a broker's frame to `out`, without a separator.
+    pub fn encode_server(self, frame: &ServerFrame, out: &mut Vec<u8>) {
+        match self {
+            Self::Json => json::encode_server(frame, out),
+            Self::Bincode => bincode::encode_server(frame, out),
+        }
+    }
+
+    /// Appends a message's frame to `out`, without a separator: the same bytes that
+    /// [`Codec::encode_server`] gives, without the detour over a [`ServerFrame`].
+    pub fn encode_message(self, message: &Message, out: &mut Vec<u8>) {
+        match self {
+            Self::Json => json::encode_message(message, out),
+            Self::Bincode => bincode::encode_message(message, out),
+        }
+    }
+
+    /// Turns `out`'s end, the encoding of a message without `sub`, into the encoding of the same message for `sub`
+    /// alone. `sub` stands last in a message for this.
+    pub fn tag_message(self, out: &mut Vec<u8>, sub: u64) {
+        match self {
+            Self::Json => json::tag_message(out, sub),
+            Self::Bincode => bincode::tag_message(out, sub),
+        }
+    }
+
+    /// Reads the client frames of one WebSocket message, one after the other.
+    pub fn decode_client(self, bytes: &[u8]) -> impl Iterator<Item = Result<ClientFrame, DecodeError>> {
+        Frames { codec: self, rest: bytes, json: json::decode_client, bincode: bincode::decode_client }
+    }
+
+    /// Reads the server frames of one WebSocket message, one after the other.
+    pub fn decode_server(self, bytes: &[u8]) -> impl Iterator<Item = Result<ServerFrame, DecodeError>> {
+        Frames { codec: self, rest: bytes, json: json::decode_server, bincode: bincode::decode_server }
+    }
+}
+
+/// The frames of one WebSocket message.
+struct Frames<'a, F> {
+    codec: Codec,
+    rest: &'a [u8],
+    /// Reads one line.
+    json: fn(&[u8]) -> Result<F, DecodeError>,
+    /// Reads one frame and says how long it was.
+    bincode: fn(&[u8]) -> Result<(F, usize), DecodeError>,
+}
+
+impl<F> Iterator for Frames<'_, F> {
+    type Item = Result<F, DecodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.codec {
+            Codec::Json => loop {
+                if self.rest.is_empty() {
+                    return None;
+                }
+                let (line, rest) = match self.rest.iter().position(|&b| b == b'\n') {
+                    Some(end) => (&self.rest[..end], &self.rest[end + 1..]),
+                    None => (self.rest, &[][..]),
+                };
+                self.rest = rest;
+                if !line.trim_ascii().is_empty() {
+                    return Some((self.json)(line));
+                }
+            },
+            Codec::Bincode => {
+                if self.rest.is_empty() {
+                    return None;
+                }
+                let frame = (self.bincode)(self.rest);
+                self.rest = match &frame {
+                    Ok((_, length)) => &self.rest[*length..],
+                    Err(_) => &[],
+                };
+                Some(frame.map(|(frame, _)| frame))
+            }
+        }
+    }
+}

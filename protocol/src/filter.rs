@@ -1,0 +1,160 @@
+//! Filters: topics in which `*` stands for one token and a last `>` for one or more.
+
+use std::{fmt, sync::Arc};
+
+use crate::topic::{Topic, TopicError, check};
+
+/// A valid filter. Its one door is [`Filter::parse`].
+///
+/// A wildcard never stands for a token that starts with `$`, so `>` does not show a client the broker's own
+/// topics (the rule MQTT 5, section 4.7.2, has for its first level).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Filter {
+    text: Arc<str>,
+    wildcard: bool,
+}
+
+impl Filter {
+    /// Checks `text` and keeps a copy of it.
+    pub fn parse(text: &str) -> Result<Self, TopicError> {
+        check(text, true)?;
+        let wildcard = text.split('.').any(|token| token == "*" || token == ">");
+        Ok(Self { text: text.into(), wildcard })
+    }
+
+    /// The filter as text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The tokens between the dots.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.text.split('.')
+    }
+
+    /// Whether any token is a wildcard.
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// The one topic this filter takes, where it has no wildcard.
+    pub fn as_topic(&self) -> Option<Topic> {
+        (!self.wildcard).then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
+    }
+
+    /// Whether the filter takes `topic`.
+    pub fn matches(&self, topic: &Topic) -> bool {
+        if !self.wildcard {
+            return *self.text == *topic.as_str();
+        }
+        let mut topic = topic.tokens();
+        for token in self.tokens() {
+            match (token, topic.next()) {
+                (_, None) => return false,
+                (">", Some(first)) => return !first.starts_with('$') && topic.all(|t| !t.starts_with('$')),
+                ("*", Some(one)) if one.starts_with('$') => return false,
+                ("*", Some(_)) => {}
+                (token, Some(one)) if token == one => {}
+                _ => return false,
+            }
+        }
+        topic.next().is_none()
+    }
+
+    /// Whether some topic is taken by both.
+    pub fn overlaps(&self, other: &Filter) -> bool {
+        let (mut a, mut b) = (self.tokens(), other.tokens());
+        loop {
+            match (a.next(), b.next()) {
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(">"), Some(first)) => return tail_is_open(first, &mut b),
+                (Some(first), Some(">")) => return tail_is_open(first, &mut a),
+                (Some("*"), Some(t)) | (Some(t), Some("*")) if t.starts_with('$') => return false,
+                (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
+                (Some(x), Some(y)) if x == y => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// Whether `>` can stand for `first` and all of `rest`.
+fn tail_is_open<'a>(first: &str, rest: &mut impl Iterator<Item = &'a str>) -> bool {
+    !first.starts_with('$') && rest.all(|token| !token.starts_with('$'))
+}
+
+impl From<Topic> for Filter {
+    fn from(topic: Topic) -> Self {
+        Self { text: topic.as_str().into(), wildcard: false }
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+impl std::str::FromStr for Filter {
+    type Err = TopicError;
+    fn from_str(text: &str) -> Result<Self, TopicError> {
+        Self::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(filter: &str, topic: &str) -> bool {
+        Filter::parse(filter).unwrap().matches(&Topic::parse(topic).unwrap())
+    }
+
+    #[test]
+    fn a_star_stands_for_exactly_one_token_and_a_last_arrow_for_one_or_more() {
+        assert!(matches("chat.room1", "chat.room1"));
+        assert!(!matches("chat.room1", "chat.room2"));
+        assert!(!matches("chat", "chat.room1"));
+        assert!(matches("chat.*", "chat.room1"));
+        assert!(!matches("chat.*", "chat"));
+        assert!(!matches("chat.*", "chat.a.b"));
+        assert!(matches("chat.>", "chat.a"));
+        assert!(matches("chat.>", "chat.a.b"));
+        assert!(!matches("chat.>", "chat"));
+        assert!(matches("*.b.*", "a.b.c"));
+        assert!(matches(">", "a"));
+        assert!(Filter::parse("a.>.b").is_err());
+        assert!(Filter::parse("a*").is_err());
+    }
+
+    #[test]
+    fn wildcards_do_not_reach_the_brokers_own_topics() {
+        assert!(!matches(">", "$sys.load"));
+        assert!(!matches("*.load", "$sys.load"));
+        assert!(!matches("a.>", "a.b.$c"));
+        assert!(matches("$sys.*", "$sys.load"));
+    }
+
+    #[test]
+    fn filters_overlap_where_a_topic_is_taken_by_both() {
+        let overlaps = |a: &str, b: &str| {
+            let (a, b) = (Filter::parse(a).unwrap(), Filter::parse(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            a.overlaps(&b)
+        };
+        assert!(overlaps("a.*", "*.b"));
+        assert!(overlaps("a.>", "a.b.c"));
+        assert!(overlaps(">", "a"));
+        assert!(!overlaps("a.>", "a"));
+        assert!(!overlaps("a.b", "a.c"));
+        assert!(!overlaps(">", "$sys.x"));
+        assert!(overlaps("*.b", ">"));
+    }
+}
