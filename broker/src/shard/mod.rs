@@ -1,0 +1,3 @@
+//! A thread that owns connections.
+
+pub mod index;
