@@ -1,0 +1,456 @@
+//! The shell around one upgraded socket: it moves bytes and keeps RFC 6455; what the messages mean it does not know.
+//!
+//! It never waits. Reading queues what must be answered (pongs, the closing handshake) and writing sends it, so the two
+//! meet only in [`Connection::has_pending`]. Time is an argument.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::Shutdown,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use socket2::SockRef;
+use tidegate_protocol::CloseCode;
+
+use crate::websocket::{
+    CloseHandshake, Event, FrameReader, Kind, Opcode, ReaderLimits, Violation,
+    writer::{push_close, push_frame},
+};
+
+/// One WebSocket connection over a non-blocking socket that its owner polls edge-triggered.
+///
+/// About a hundred bytes while nothing is under way.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// The peer will send no further bytes than the socket holds now.
+    read_closed: bool,
+    reader: FrameReader,
+    handshake: CloseHandshake,
+    /// What was read from the socket and not yet taken: behind the upgrade request, or behind a break.
+    unread: Option<Box<Unread>>,
+    /// What goes to the socket before any data.
+    pending: Option<Box<Pending>>,
+    last_heard: Instant,
+    stalled_since: Option<Instant>,
+}
+
+/// How far [`Connection::read`] came.
+#[derive(Debug)]
+#[must_use]
+pub enum ReadOutcome {
+    /// The socket is drained: wait until it is readable.
+    Blocked,
+    /// There may be more, since the budget is used up or `on` broke: call again, no event will tell.
+    More,
+    /// The peer will send no further message. Told once, or twice where the stream's end follows a close frame; drop
+    /// the connection when it [is done](Connection::is_done), and read on until then.
+    Closed(End),
+}
+
+/// How the peer's side of a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It sent a close frame with this code, if it gave one; maybe as the answer to ours.
+    Peer(Option<u16>),
+    /// It broke the protocol; a close frame with this code is queued unless one of ours went before.
+    Violation(Violation),
+    /// Its stream ended, or failed with this error, without a close frame: what a browser calls 1006.
+    Lost(Option<io::ErrorKind>),
+}
+
+/// What [`Connection::write`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Written {
+    /// How many bytes of `data` the kernel took. Data is taken only once all that was pending is; after a close frame
+    /// was queued none ever is.
+    pub taken: usize,
+    /// Whether the socket takes no more for now: wait until it is writable.
+    pub blocked: bool,
+}
+
+#[derive(Debug)]
+struct Unread {
+    bytes: Vec<u8>,
+    /// Where what was not taken begins.
+    at: usize,
+}
+
+/// What goes to the socket before any data.
+#[derive(Debug, Default)]
+struct Pending {
+    /// The rest of a message that the kernel began, then whole control frames.
+    bytes: Vec<u8>,
+    /// How much of `bytes` the kernel has.
+    at: usize,
+    /// The newest ping's answer. A peer that pings faster than it reads gets no more than this one.
+    pong: Option<Box<[u8]>>,
+    ping: bool,
+    /// A close frame that is not in `bytes` yet.
+    close: Option<Vec<u8>>,
+    /// Whether the last of `bytes` is our close frame.
+    closes: bool,
+}
+
+impl Connection {
+    /// A connection over an upgraded socket. `leftover` is what the client sent right behind its request: call
+    /// [`read`](Self::read) once without waiting for an event if it is not empty.
+    pub fn new(stream: TcpStream, leftover: Bytes, now: Instant) -> Self {
+        let unread = (!leftover.is_empty()).then(|| {
+            Box::new(Unread {
+                bytes: leftover.into(),
+                at: 0,
+            })
+        });
+        Self {
+            stream,
+            read_closed: false,
+            reader: FrameReader::new(),
+            handshake: CloseHandshake::default(),
+            unread,
+            pending: None,
+            last_heard: now,
+            stalled_since: None,
+        }
+    }
+
+    /// The socket, for registration and options.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// To be called when an event says that the peer's side is closed (`mio::event::Event::is_read_closed`).
+    ///
+    /// A read that does not fill the scratch buffer has drained the socket, which saves a system call for each event;
+    /// but the end of the stream may stand behind it, and that edge is told only once.
+    pub fn on_read_closed(&mut self) {
+        self.read_closed = true;
+    }
+
+    /// Reads until the socket is drained or `budget` bytes came, and gives each message to `on`. Where `on` breaks, it
+    /// stops behind that message and keeps what it had read: backpressure.
+    ///
+    /// Pings and close frames are answered by the next [`write`](Self::write); after a close frame of either side, or a
+    /// violation, messages are read and thrown away.
+    pub fn read(
+        &mut self,
+        scratch: &mut [u8],
+        limits: &ReaderLimits,
+        budget: usize,
+        now: Instant,
+        on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
+    ) -> ReadOutcome {
+        let mut end = None;
+        if let Some(mut unread) = self.unread.take() {
+            match self.feed(&mut unread.bytes[unread.at..], limits, now, on) {
+                Fed::All => {}
+                Fed::Broke(used) => {
+                    unread.at += used;
+                    if unread.at < unread.bytes.len() {
+                        self.unread = Some(unread);
+                    }
+                    return ReadOutcome::More;
+                }
+                Fed::Ended(how) => end = Some(how),
+            }
+        }
+        let mut total = 0;
+        let outcome = loop {
+            let read = match self.stream.read(scratch) {
+                Ok(0) => {
+                    self.handshake.on_end();
+                    break ReadOutcome::Closed(End::Lost(None));
+                }
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break ReadOutcome::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.handshake.on_failure();
+                    break ReadOutcome::Closed(End::Lost(Some(error.kind())));
+                }
+            };
+            self.last_heard = now;
+            total += read;
+            match self.feed(&mut scratch[..read], limits, now, on) {
+                Fed::All => {}
+                Fed::Broke(used) => {
+                    if used < read {
+                        self.unread = Some(Box::new(Unread {
+                            bytes: scratch[used..read].to_vec(),
+                            at: 0,
+                        }));
+                    }
+                    return ReadOutcome::More;
+                }
+                // The rest is thrown away, here and now if it is no more than the budget.
+                Fed::Ended(how) => end = Some(how),
+            }
+            if read < scratch.len() && !self.read_closed {
+                break ReadOutcome::Blocked;
+            }
+            if total >= budget {
+                break ReadOutcome::More;
+            }
+        };
+        end.map_or(outcome, ReadOutcome::Closed)
+    }
+
+    /// Sends what is pending, then `data`: whole WebSocket messages, one behind the other.
+    ///
+    /// Where the kernel took only part of a message of `data`, hand its rest to [`keep_partial`](Self::keep_partial).
+    ///
+    /// # Errors
+    ///
+    /// The socket failed; the connection [is done](Self::is_done).
+    pub fn write(&mut self, data: &[u8], now: Instant) -> io::Result<Written> {
+        let written = self.write_out(data);
+        match written {
+            // Progress or the beginning of a stall; one that goes on keeps its time.
+            Ok((written, progress)) => {
+                if !written.blocked {
+                    self.stalled_since = None;
+                } else if progress || self.stalled_since.is_none() {
+                    self.stalled_since = Some(now);
+                }
+                Ok(written)
+            }
+            Err(error) => {
+                self.handshake.on_failure();
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over the rest of a WebSocket message that the kernel has begun. It goes first from now on.
+    pub fn keep_partial(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.pending.get_or_insert_default().bytes.extend_from_slice(rest);
+        }
+    }
+
+    /// Queues a ping unless one is waiting.
+    pub fn ping(&mut self) {
+        if self.handshake.is_open() {
+            self.pending.get_or_insert_default().ping = true;
+        }
+    }
+
+    /// Begins the closing handshake, unless one is under way: nothing but what is pending goes before the close frame,
+    /// and nothing after it. The reason is cut at 123 bytes.
+    pub fn close(&mut self, code: CloseCode, reason: &str, now: Instant) {
+        if self.handshake.on_close(now) {
+            queue_close(&mut self.pending, Some(code.number()), reason);
+        }
+    }
+
+    /// Whether [`write`](Self::write) has something of its own to send.
+    pub fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Whether neither side has begun to close: messages may still be sent.
+    pub fn is_open(&self) -> bool {
+        self.handshake.is_open()
+    }
+
+    /// Whether to drop it now: both sides have said goodbye, the stream ended, or `close_timeout` is over.
+    pub fn is_done(&self, now: Instant, close_timeout: Duration) -> bool {
+        self.handshake.is_done(now, close_timeout)
+    }
+
+    /// Since when a closing handshake is under way: [`is_done`](Self::is_done) at the latest `close_timeout` later.
+    pub fn closing_since(&self) -> Option<Instant> {
+        self.handshake.closing_since()
+    }
+
+    /// When bytes last came from the peer, of whatever frame.
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Since when the socket has taken nothing though there was something to send; `None` where nothing waits.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.stalled_since
+    }
+
+    /// The bytes it holds, for a budget of memory: of incomplete messages, not yet read, not yet written.
+    pub fn buffered(&self) -> usize {
+        let unread = self.unread.as_ref().map_or(0, |unread| unread.bytes.capacity());
+        let pending = self.pending.as_ref().map_or(0, |pending| {
+            pending.bytes.capacity() + pending.pong.as_ref().map_or(0, |pong| pong.len())
+        });
+        self.reader.buffered() + unread + pending
+    }
+
+    /// Feeds the reader and acts on control frames.
+    fn feed(
+        &mut self,
+        input: &mut [u8],
+        limits: &ReaderLimits,
+        now: Instant,
+        on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
+    ) -> Fed {
+        let Self {
+            reader,
+            handshake,
+            pending,
+            ..
+        } = self;
+        let mut broke = false;
+        let mut closed = None;
+        let fed = reader.feed(input, limits, &mut |event| {
+            match event {
+                Event::Message { kind, data } if handshake.is_open() => {
+                    let flow = on(kind, data);
+                    broke = flow.is_break();
+                    return flow;
+                }
+                Event::Ping(payload) if handshake.is_open() => {
+                    pending.get_or_insert_default().pong = Some(payload.into());
+                }
+                Event::Message { .. } | Event::Ping(_) | Event::Pong(_) => {}
+                Event::Close(code, _) => {
+                    if handshake.on_peer_close(now) {
+                        queue_close(pending, code, "");
+                    }
+                    closed = Some(End::Peer(code));
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        match (fed, closed) {
+            (Ok(used), _) if broke => Fed::Broke(used),
+            (Ok(_), Some(end)) => Fed::Ended(end),
+            (Ok(_), None) => Fed::All,
+            (Err(violation), _) => {
+                if handshake.on_violation(now) {
+                    queue_close(pending, Some(violation.code.number()), violation.reason);
+                } else if pending.is_none() && handshake.on_written() {
+                    // Our close frame went before: there is nothing left to say.
+                    shut_down(&self.stream);
+                }
+                Fed::Ended(End::Violation(violation))
+            }
+        }
+    }
+
+    /// Sends what is pending, then data. Says also whether the kernel took anything.
+    fn write_out(&mut self, data: &[u8]) -> io::Result<(Written, bool)> {
+        let mut progress = false;
+        while let Some(pending) = &mut self.pending {
+            if pending.at == pending.bytes.len() && !pending.refill() {
+                let closes = pending.closes;
+                self.pending = None;
+                if closes && self.handshake.on_written() {
+                    shut_down(&self.stream);
+                }
+                break;
+            }
+            let taken = send(&mut self.stream, &pending.bytes[pending.at..])?;
+            progress |= taken > 0;
+            pending.at += taken;
+            if pending.at < pending.bytes.len() {
+                return Ok((
+                    Written {
+                        taken: 0,
+                        blocked: true,
+                    },
+                    progress,
+                ));
+            }
+        }
+        if data.is_empty() || !self.handshake.is_open() {
+            return Ok((
+                Written {
+                    taken: 0,
+                    blocked: false,
+                },
+                progress,
+            ));
+        }
+        let taken = send(&mut self.stream, data)?;
+        Ok((
+            Written {
+                taken,
+                blocked: taken < data.len(),
+            },
+            progress || taken > 0,
+        ))
+    }
+}
+
+/// A socket that would not take what was pending is reset: the kernel would otherwise go on offering it to a peer that
+/// does not read, for minutes and at the cost of its memory.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.pending.is_some() {
+            // It fails only where the socket is of no use already.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// How a piece of input was taken.
+enum Fed {
+    /// All of it, and the stream goes on.
+    All,
+    /// This much, since a message was answered with a break.
+    Broke(usize),
+    /// All of it; no further message will come.
+    Ended(End),
+}
+
+impl Pending {
+    /// All of `bytes` is sent: puts what waits in their place. Whether anything did.
+    fn refill(&mut self) -> bool {
+        self.bytes.clear();
+        self.at = 0;
+        if let Some(pong) = self.pong.take() {
+            push_frame(&mut self.bytes, Opcode::Pong, &pong);
+        }
+        if std::mem::take(&mut self.ping) {
+            push_frame(&mut self.bytes, Opcode::Ping, &[]);
+        }
+        if let Some(close) = self.close.take() {
+            self.bytes.extend_from_slice(&close);
+            self.closes = true;
+        }
+        !self.bytes.is_empty()
+    }
+}
+
+fn queue_close(pending: &mut Option<Box<Pending>>, code: Option<u16>, reason: &str) {
+    let mut close = Vec::new();
+    push_close(&mut close, code, reason);
+    pending.get_or_insert_default().close = Some(close);
+}
+
+/// Says that nothing more comes from us. It fails only where the peer has gone, which the next read tells.
+fn shut_down(stream: &TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+}
+
+/// How many bytes the kernel takes now; 0 where it takes none.
+fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => {
+                sent += taken;
+                // Less than all means that the socket's buffer is full, and its next room is an event.
+                break;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+const _: () = assert!(size_of::<Connection>() <= 128, "there is one for each client");
