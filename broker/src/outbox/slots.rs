@@ -1,0 +1,127 @@
+//! The gathering generation of a `latest` lane: one slot for each topic and key, in the order of their newest values.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hashbrown::HashMap;
+use tidegate_protocol::{Topic, frame::GapReason};
+
+use super::{
+    loss::{self, Loss},
+    queue::Queue,
+};
+use crate::stream::Published;
+
+/// A value that waits, and what is missing just before it.
+#[derive(Debug)]
+struct Slot {
+    message: Arc<Published>,
+    merged: Option<Box<Loss>>,
+    overflow: Option<Box<Loss>>,
+    evicted: Option<Box<Loss>>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Slots {
+    /// By arrival, which in a stream is by offset.
+    slots: BTreeMap<u64, Slot>,
+    by_key: HashMap<(Topic, Option<Arc<str>>), u64>,
+    next: u64,
+    bytes: u64,
+    /// Missing since the newest slot; goes before the next one.
+    tail: Vec<Loss>,
+}
+
+/// What became of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    Queued,
+    /// It replaced a waiting value.
+    Merged,
+    /// It pushed out the oldest slot of another key.
+    Evicted,
+}
+
+/// What a slot and its place in the maps pin beside the message.
+const SLOT_OVERHEAD: u64 = 160;
+
+impl Slots {
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.tail.is_empty()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Puts `message` in its slot. `fits(slots, bytes)` says whether that many may wait.
+    pub fn push(&mut self, message: &Arc<Published>, fits: impl Fn(u32, u64) -> bool) -> Pushed {
+        let mut pushed = Pushed::Queued;
+        let key = (message.message.topic.clone(), message.message.key.clone());
+        let order = self.next;
+        self.next += 1;
+        let mut slot = Slot { message: message.clone(), merged: None, overflow: None, evicted: None };
+        for loss in self.tail.drain(..) {
+            slot.lose(loss);
+        }
+        self.bytes += u64::from(message.cost) + SLOT_OVERHEAD;
+        self.slots.insert(order, slot);
+        if let Some(old) = self.by_key.insert(key, order) {
+            self.remove(old, GapReason::Merged);
+            pushed = Pushed::Merged;
+        }
+        while self.slots.len() > 1 && !fits(self.slots.len() as u32, self.bytes) {
+            let Some((&oldest, slot)) = self.slots.first_key_value() else { break };
+            self.by_key.remove(&(slot.message.message.topic.clone(), slot.message.message.key.clone()));
+            self.remove(oldest, GapReason::Overflow);
+            pushed = Pushed::Evicted;
+        }
+        pushed
+    }
+
+    /// Says that `loss` lies after the newest slot.
+    pub fn push_loss(&mut self, loss: Loss) {
+        match self.tail.iter_mut().find(|present| present.reason == loss.reason) {
+            Some(present) => present.absorb(loss),
+            None => self.tail.push(loss),
+        }
+    }
+
+    /// The generation goes out: its values in order, each with what is missing before it.
+    pub fn drain_into(&mut self, out: &mut Queue) {
+        for slot in std::mem::take(&mut self.slots).into_values() {
+            for loss in [slot.evicted, slot.overflow, slot.merged].into_iter().flatten() {
+                out.push_loss(*loss);
+            }
+            out.push(slot.message);
+        }
+        for loss in self.tail.drain(..) {
+            out.push_loss(loss);
+        }
+        self.by_key.clear();
+        self.bytes = 0;
+    }
+
+    /// A slot goes; what it stood for, and what was missing before it, is missing before the next one.
+    fn remove(&mut self, order: u64, reason: GapReason) {
+        let Some(gone) = self.slots.remove(&order) else { return };
+        self.bytes -= u64::from(gone.message.cost) + SLOT_OVERHEAD;
+        let losses = [gone.merged, gone.overflow, gone.evicted].into_iter().flatten().map(|loss| *loss);
+        let losses = losses.chain([Loss::of(&gone.message, reason)]);
+        match self.slots.range_mut(order..).next() {
+            Some((_, next)) => losses.for_each(|loss| next.lose(loss)),
+            None => losses.collect::<Vec<_>>().into_iter().for_each(|loss| self.push_loss(loss)),
+        }
+    }
+}
+
+impl Slot {
+    fn lose(&mut self, loss: Loss) {
+        let place = match loss.reason {
+            GapReason::Merged => &mut self.merged,
+            GapReason::Overflow => &mut self.overflow,
+            _ => &mut self.evicted,
+        };
+        loss::add(place, loss);
+    }
+}
