@@ -38,11 +38,8 @@ impl Config {
         if self.streams.iter().all(|stream| stream.filters.is_empty()) {
             let stream = Stream {
                 name: "orders".into(),
-                filters: ["orders.>"]
-                    .iter()
-                    .filter_map(|filter| filter.parse().ok())
-                    .collect(),
-                max_age: std::time::Duration::from_secs(24 * 3600),
+                filters: Filter::parse("orders.>").into_iter().collect(),
+                max_age: Duration::from_secs(24 * 3600),
                 ..Stream::default()
             };
             example(&mut text, "streams", &stream);
