@@ -44,13 +44,32 @@ impl Payload {
     /// out, since a line break ends a JSON frame.
     pub fn json(data: &[u8]) -> Result<Self, PayloadError> {
         check_json(data)?;
+        Ok(Self::json_on_one_line(data))
+    }
+
+    /// What a JSON parser has just passed over: that it is one value is known, how deep it nests is not.
+    pub(crate) fn json_parsed(raw: &serde_json::value::RawValue) -> Result<Self, PayloadError> {
+        if json_depth_exceeds(raw.get().as_bytes(), JSON_DEPTH) {
+            return Err(PayloadError::Depth);
+        }
+        Ok(Self::json_on_one_line(raw.get().as_bytes()))
+    }
+
+    fn json_on_one_line(data: &[u8]) -> Self {
         let is_break = |b: &u8| matches!(b, b'\n' | b'\r');
         let data = if data.iter().any(is_break) {
             data.iter().copied().filter(|b| !is_break(b)).collect::<Vec<u8>>().into()
         } else {
             Bytes::copy_from_slice(data)
         };
-        Ok(Self { kind: ContentKind::Json, data })
+        Self { kind: ContentKind::Json, data }
+    }
+
+    /// A value, written as JSON.
+    pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, PayloadError> {
+        let data = serde_json::to_vec(value).map_err(|e| PayloadError::Json(e.to_string()))?;
+        // serde_json writes no line breaks, but a value may hold raw JSON, and may nest.
+        Self::json(&data)
     }
 
     /// Text.
@@ -104,6 +123,36 @@ impl Payload {
     /// Whether there is no byte.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
+    }
+}
+
+impl From<&str> for Payload {
+    fn from(text: &str) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Self {
+        Self::text(text)
+    }
+}
+
+impl From<&[u8]> for Payload {
+    fn from(data: &[u8]) -> Self {
+        Self::binary(Bytes::copy_from_slice(data))
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(data: Vec<u8>) -> Self {
+        Self::binary(data)
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(data: Bytes) -> Self {
+        Self::binary(data)
     }
 }
 
