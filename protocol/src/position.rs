@@ -15,9 +15,19 @@ pub const DEFAULT_STREAM: &str = "default";
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// Its 16 digits in `buffer`, so that writing one costs no allocation.
+    pub(crate) fn digits(self, buffer: &mut [u8; 16]) -> &str {
+        for (index, digit) in buffer.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(self.0 >> (60 - 4 * index)) as usize & 15];
+        }
+        std::str::from_utf8(buffer).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(self.digits(&mut [0; 16]))
     }
 }
 

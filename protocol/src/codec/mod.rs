@@ -3,6 +3,7 @@
 //! One WebSocket message carries one frame or several: in JSON one a line, in bincode one after the other.
 
 pub mod bincode;
+mod check;
 pub mod json;
 
 use crate::{
@@ -32,6 +33,22 @@ pub struct DecodeError {
     pub message: String,
     /// Whether where the next frame starts is lost too. Then the iterator ends.
     pub fatal: bool,
+}
+
+/// The longest [`DecodeError::message`], in bytes: it may quote what the peer sent, and is sent back.
+const MESSAGE_BYTES: usize = 256;
+
+impl DecodeError {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        Self { id: None, code, message, fatal: false }
+    }
+
+    /// The same, of the request `id`.
+    fn of_request(self, id: Option<u64>) -> Self {
+        Self { id, ..self }
+    }
 }
 
 impl Codec {
@@ -110,8 +127,8 @@ struct Frames<'a, F> {
     rest: &'a [u8],
     /// Reads one line.
     json: fn(&[u8]) -> Result<F, DecodeError>,
-    /// Reads one frame and says how long it was.
-    bincode: fn(&[u8]) -> Result<(F, usize), DecodeError>,
+    /// Reads one frame and says how many bytes it took: all there are where the error is fatal.
+    bincode: fn(&[u8]) -> (Result<F, DecodeError>, usize),
 }
 
 impl<F> Iterator for Frames<'_, F> {
@@ -136,12 +153,9 @@ impl<F> Iterator for Frames<'_, F> {
                 if self.rest.is_empty() {
                     return None;
                 }
-                let frame = (self.bincode)(self.rest);
-                self.rest = match &frame {
-                    Ok((_, length)) => &self.rest[*length..],
-                    Err(_) => &[],
-                };
-                Some(frame.map(|(frame, _)| frame))
+                let (frame, length) = (self.bincode)(self.rest);
+                self.rest = self.rest.get(length..).unwrap_or_default();
+                Some(frame)
             }
         }
     }
