@@ -1,0 +1,164 @@
+// The message log: what came, newest last. It draws at most once a frame and keeps the newest rows only, so ten
+// thousand messages a second cost no more than the eye can use.
+
+import { clock, gapText, payloadText } from "./format.js";
+
+/** Rows kept on the page. */
+export const MAX_ROWS = 500;
+/** Characters of a payload a row shows until it is opened. */
+const PREVIEW = 300;
+/** A page out of sight gets no animation frames, but its subscriptions want their credit all the same. */
+const HIDDEN_DRAW_MS = 250;
+
+/** `drawn` is called with the rows of each frame once they are on the page (or known to be too many for it). */
+export class MessageLog {
+  #list;
+  #template;
+  #drawn;
+  #waiting = [];
+  #scheduled = false;
+  /** Whether the newest row is kept in view. */
+  #follows = true;
+  #onFollow;
+  #content = new WeakMap();
+  #current = null;
+
+  constructor(list, template, { drawn, follows }) {
+    this.#list = list;
+    this.#template = template;
+    this.#drawn = drawn;
+    this.#onFollow = follows;
+    list.addEventListener("scroll", () => this.#setFollows(this.#atEnd()), { passive: true });
+    list.addEventListener("click", ({ target }) => {
+      const row = target.closest(".row");
+      if (row && !getSelection().toString()) this.#toggle(row);
+    });
+    list.addEventListener("keydown", (event) => this.#onKey(event));
+  }
+
+  message(frame, subscriptions) {
+    this.#push({ kind: "message", frame, subscriptions, at: frame.time });
+  }
+
+  gap(gap, subscription) {
+    this.#push({ kind: "gap", gap, subscriptions: [subscription], at: Date.now() });
+  }
+
+  notice(text) {
+    this.#push({ kind: "notice", text, subscriptions: [], at: Date.now() });
+  }
+
+  clear() {
+    this.#list.replaceChildren();
+    this.#current = null;
+    this.#setFollows(true);
+  }
+
+  /** Shows the newest row and stays with it. */
+  follow() {
+    this.#setFollows(true);
+    this.#list.scrollTop = this.#list.scrollHeight;
+  }
+
+  #push(entry) {
+    this.#waiting.push(entry);
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    if (document.hidden) setTimeout(() => this.#draw(), HIDDEN_DRAW_MS);
+    else requestAnimationFrame(() => this.#draw());
+  }
+
+  #draw() {
+    this.#scheduled = false;
+    const entries = this.#waiting;
+    this.#waiting = [];
+    const rows = document.createDocumentFragment();
+    for (const entry of entries.slice(-MAX_ROWS)) rows.append(this.#row(entry));
+    const surplus = this.#list.childElementCount + rows.childElementCount - MAX_ROWS;
+    if (surplus > 0) this.#dropFirst(surplus);
+    this.#list.append(rows);
+    if (this.#follows) this.#list.scrollTop = this.#list.scrollHeight;
+    this.#drawn(entries);
+  }
+
+  #dropFirst(count) {
+    const range = document.createRange();
+    range.setStartBefore(this.#list.children[0]);
+    range.setEndAfter(this.#list.children[count - 1]);
+    range.deleteContents();
+    if (this.#current && !this.#current.isConnected) this.#current = null;
+  }
+
+  #row(entry) {
+    const row = this.#template.content.firstElementChild.cloneNode(true);
+    const part = (name) => row.querySelector(`.${name}`);
+    row.classList.add(entry.kind);
+    part("time").textContent = clock(entry.at);
+    part("subs").replaceChildren(...entry.subscriptions.map(badge));
+    if (entry.kind === "message") this.#fillMessage(row, part, entry.frame);
+    else part("payload").textContent = entry.kind === "gap" ? gapText(entry.gap) : entry.text;
+    if (entry.kind === "gap") part("topic").textContent = entry.gap.topic ?? "gap";
+    return row;
+  }
+
+  #fillMessage(row, part, frame) {
+    const text = payloadText(frame);
+    part("offset").textContent = frame.offset ?? "live";
+    part("topic").textContent = frame.topic;
+    if (frame.key !== undefined) part("key").textContent = frame.key;
+    part("payload").textContent = text.length > PREVIEW ? `${text.slice(0, PREVIEW)}…` : text;
+    this.#content.set(row, frame);
+  }
+
+  #toggle(row) {
+    this.#setCurrent(row);
+    const frame = this.#content.get(row);
+    if (!frame) return;
+    const open = row.classList.toggle("open");
+    const text = payloadText(frame, open);
+    const headers = Object.entries(frame.headers ?? {}).map(([name, value]) => `\n${name}: ${value}`);
+    const shown = open || text.length <= PREVIEW ? text : `${text.slice(0, PREVIEW)}…`;
+    row.querySelector(".payload").textContent = open ? shown + headers.join("") : shown;
+  }
+
+  #onKey(event) {
+    const rows = this.#list.children;
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    if (step && rows.length > 0) {
+      event.preventDefault();
+      const from = this.#current ?? rows[rows.length - 1];
+      this.#setCurrent((step < 0 ? from.previousElementSibling : from.nextElementSibling) ?? from);
+      this.#current.scrollIntoView({ block: "nearest" });
+    } else if (event.key === "Enter" && this.#current) {
+      this.#toggle(this.#current);
+    } else if (event.key === "End") {
+      event.preventDefault();
+      this.follow();
+    }
+  }
+
+  #setCurrent(row) {
+    this.#current?.classList.remove("current");
+    this.#current = row;
+    row.classList.add("current");
+  }
+
+  #atEnd() {
+    return this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 8;
+  }
+
+  #setFollows(follows) {
+    if (follows === this.#follows) return;
+    this.#follows = follows;
+    this.#onFollow(follows);
+  }
+}
+
+/** The mark by which a subscription's rows are known. */
+export function badge(subscription) {
+  const mark = document.createElement("span");
+  mark.className = `badge hue${subscription.key % 8}`;
+  mark.textContent = `#${subscription.key}`;
+  mark.title = subscription.asked.filter;
+  return mark;
+}
