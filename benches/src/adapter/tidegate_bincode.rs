@@ -1,0 +1,144 @@
+//! Tidegate's frames as bincode.
+
+use tidegate_protocol::{
+    Codec, Filter, Payload, Topic,
+    frame::{ClientFrame, Publish, ServerFrame, Subscribe},
+    position::From,
+};
+
+use super::{Adapter, Fault, Role, Talk};
+use crate::websocket::{self, Malformed};
+
+/// See the module.
+#[derive(Debug)]
+pub struct TidegateBincode;
+
+/// The tag of a `message` frame (`docs/protocol.md`).
+const MESSAGE: u8 = 3;
+
+impl Adapter for TidegateBincode {
+    type State = ();
+
+    fn upgrade(&self, _role: Role<'_>) -> (String, Option<&'static str>) {
+        ("/ws".into(), Some(Codec::Bincode.subprotocol()))
+    }
+
+    fn opcode(&self) -> u8 {
+        websocket::BINARY
+    }
+
+    fn open(&self, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
+        let frame = match role {
+            Role::Subscriber(topic) => ClientFrame::Subscribe(Subscribe {
+                id: 1,
+                filter: Filter::parse(topic).map_err(|error| Fault::Told(error.to_string()))?,
+                from: From::Live,
+                overflow: None,
+                limit: None,
+                limit_bytes: None,
+                credit: None,
+                echo: true,
+            }),
+            // Ready only with the pong: an upgraded socket may still be refused.
+            Role::Publisher(_) => ClientFrame::Ping { id: 1 },
+        };
+        let mut bytes = Vec::new();
+        Codec::Bincode.encode_client(&frame, &mut bytes);
+        talk.send(&bytes);
+        Ok(())
+    }
+
+    fn publish(&self, topic: &str, payload: &[u8], out: &mut Vec<u8>) {
+        let Ok(topic) = Topic::parse(topic) else { unreachable!("subscribing to {topic:?} had failed") };
+        let frame = ClientFrame::Publish(Publish {
+            id: None,
+            topic,
+            payload: Payload::binary(payload.to_vec()),
+            key: None,
+            headers: Vec::new(),
+            idempotency: None,
+            report: false,
+        });
+        Codec::Bincode.encode_client(&frame, out);
+    }
+
+    #[inline]
+    fn receive(&self, _state: &mut (), message: &[u8], talk: &mut impl Talk) -> Result<(), Fault> {
+        let mut walk = Walk(message);
+        while let Some(&tag) = walk.0.first() {
+            if tag == MESSAGE {
+                talk.deliver(walk.message().ok_or(Malformed("a message that ends too early"))?)?;
+                continue;
+            }
+            // Control frames are rare enough for the whole decoder.
+            let (frame, length) = tidegate_protocol::codec::bincode::decode_server(walk.0);
+            match frame.map_err(|error| Fault::Told(format!("unreadable: {error}")))? {
+                ServerFrame::Ack { .. } | ServerFrame::Pong { .. } => talk.ready(),
+                ServerFrame::Mark(_) => {}
+                other => return Err(Fault::Told(format!("{other:?}"))),
+            }
+            walk.skip(length).ok_or(Malformed("a frame that ends too early"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is left of a WebSocket message.
+struct Walk<'a>(&'a [u8]);
+
+impl<'a> Walk<'a> {
+    /// Steps over a `message` frame and gives its payload: tag, topic, stream?, offset?, prev?, time, kind, payload,
+    /// key?, headers, sub?.
+    #[inline]
+    fn message(&mut self) -> Option<&'a [u8]> {
+        self.skip(1)?;
+        self.bytes()?;
+        self.option(|walk| walk.bytes().map(drop))?;
+        self.option(|walk| walk.integer().map(drop))?;
+        self.option(|walk| walk.integer().map(drop))?;
+        self.integer()?;
+        self.integer()?;
+        let payload = self.bytes()?;
+        self.option(|walk| walk.bytes().map(drop))?;
+        for _ in 0..self.integer()? {
+            self.bytes()?;
+            self.bytes()?;
+        }
+        self.option(|walk| walk.integer().map(drop))?;
+        Some(payload)
+    }
+
+    #[inline]
+    fn skip(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (skipped, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(skipped)
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.integer()?;
+        self.skip(length.try_into().ok()?)
+    }
+
+    #[inline]
+    fn option(&mut self, read: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
+        match self.skip(1)? {
+            [0] => Some(()),
+            _ => read(self),
+        }
+    }
+
+    /// Up to 250 in the byte itself; 251, 252 and 253 say that 2, 4 or 8 bytes follow, the lowest first.
+    #[inline]
+    fn integer(&mut self) -> Option<u64> {
+        let width = match self.skip(1)? {
+            [251] => 2,
+            [252] => 4,
+            [253] => 8,
+            [small @ 0..251] => return Some((*small).into()),
+            _ => return None,
+        };
+        Some(self.skip(width)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+}

@@ -1,0 +1,87 @@
+//! Tidegate's frames as JSON lines.
+
+use memchr::{memchr, memmem};
+
+use super::{Adapter, Fault, Role, Talk};
+use crate::{
+    payload::Shape,
+    websocket::{self, Malformed},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct TidegateJson {
+    payload: usize,
+}
+
+/// What stands before a payload.
+const BEFORE: &[u8] = b"\"json\":";
+
+impl TidegateJson {
+    /// An adapter for payloads of this shape.
+    pub fn new(shape: &Shape) -> Self {
+        Self { payload: shape.size() }
+    }
+
+    /// The payload of a `message` frame.
+    #[inline]
+    fn payload<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
+        // Where the message has no key, no headers and no `sub`, the payload stands before the last brace.
+        let end = line.len().checked_sub(1)?;
+        let start = end.checked_sub(self.payload)?;
+        if line[..start].ends_with(BEFORE) {
+            return Some(&line[start..end]);
+        }
+        let start = memmem::find(line, BEFORE)? + BEFORE.len();
+        line.get(start..start + self.payload)
+    }
+}
+
+impl Adapter for TidegateJson {
+    type State = ();
+
+    fn upgrade(&self, _role: Role<'_>) -> (String, Option<&'static str>) {
+        ("/ws".into(), Some("tidegate.v1.json"))
+    }
+
+    fn opcode(&self) -> u8 {
+        websocket::TEXT
+    }
+
+    fn open(&self, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
+        match role {
+            Role::Subscriber(topic) => {
+                talk.send(format!(r#"{{"op":"subscribe","id":1,"filter":"{topic}"}}"#).as_bytes())
+            }
+            // Ready only with the pong: an upgraded socket may still be refused.
+            Role::Publisher(_) => talk.send(br#"{"op":"ping","id":1}"#),
+        }
+        Ok(())
+    }
+
+    fn publish(&self, topic: &str, payload: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(format!(r#"{{"op":"publish","topic":"{topic}","json":"#).as_bytes());
+        out.extend_from_slice(payload);
+        out.push(b'}');
+    }
+
+    #[inline]
+    fn receive(&self, _state: &mut (), message: &[u8], talk: &mut impl Talk) -> Result<(), Fault> {
+        let mut rest = message;
+        while !rest.is_empty() {
+            let line;
+            (line, rest) = match memchr(b'\n', rest) {
+                Some(end) => (&rest[..end], &rest[end + 1..]),
+                None => (rest, &[][..]),
+            };
+            if line.starts_with(br#"{"op":"message""#) {
+                talk.deliver(self.payload(line).ok_or(Malformed("a message without its payload"))?)?;
+            } else if line.starts_with(br#"{"op":"ack""#) || line.starts_with(br#"{"op":"pong""#) {
+                talk.ready();
+            } else if !line.starts_with(br#"{"op":"mark""#) {
+                return Err(Fault::Told(String::from_utf8_lossy(line).into_owned()));
+            }
+        }
+        Ok(())
+    }
+}

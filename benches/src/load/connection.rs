@@ -1,0 +1,116 @@
+//! A socket of the load generator, and what of its bytes is not done with.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+
+use crate::{
+    adapter::Fault,
+    websocket::{self, Malformed},
+};
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The answer to the upgrade is due.
+    Upgrading,
+    /// The server has yet to confirm what the adapter asked for.
+    Opening,
+    /// It takes part.
+    Ready,
+}
+
+/// See the module.
+pub struct Connection<S> {
+    pub socket: TcpStream,
+    pub state: S,
+    pub stage: Stage,
+    /// A frame that is not whole yet.
+    pub unread: Vec<u8>,
+    /// A fragmented message that is not whole yet.
+    pub fragments: Vec<u8>,
+    pub unsent: Vec<u8>,
+    /// The socket took less than there was.
+    pub blocked: bool,
+}
+
+impl<S: Default> Connection<S> {
+    /// Connects and asks for the upgrade.
+    pub fn connect(address: SocketAddr, path: &str, subprotocol: Option<&str>) -> io::Result<Self> {
+        let mut socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        socket.write_all(websocket::upgrade_request(&address.to_string(), path, subprotocol).as_bytes())?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            state: S::default(),
+            stage: Stage::Upgrading,
+            unread: Vec::new(),
+            fragments: Vec::new(),
+            unsent: Vec::new(),
+            blocked: false,
+        })
+    }
+
+    /// Reads once, behind what was left of the last read. Gives how much of `scratch` is filled, and how much of
+    /// that is new; `None` where there was nothing to read.
+    pub fn receive(&mut self, scratch: &mut [u8]) -> Result<Option<(usize, usize)>, Fault> {
+        let kept = self.unread.len();
+        if kept > 0 {
+            scratch[..kept].copy_from_slice(&self.unread);
+        }
+        match self.socket.read(&mut scratch[kept..]) {
+            Ok(0) => Err(Fault::Closed(" without a close frame".into())),
+            Ok(received) => {
+                self.unread.clear();
+                Ok(Some((kept + received, received)))
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(Fault::Closed(format!(": {error}"))),
+        }
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    pub fn flush(&mut self) -> Result<(), Fault> {
+        let mut written = 0;
+        self.blocked = false;
+        while written < self.unsent.len() {
+            match self.socket.write(&self.unsent[written..]) {
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Fault::Closed(format!(": {error}"))),
+            }
+        }
+        self.unsent.drain(..written);
+        Ok(())
+    }
+}
+
+/// What comes after the head of a `101` answer; `None` until it is whole.
+pub fn check_upgrade(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
+    let Some((head, rest)) = websocket::split_head(bytes)? else { return Ok(None) };
+    if !head.starts_with("HTTP/1.1 101 ") {
+        return Err(Fault::Told(head.lines().next().unwrap_or("").to_owned()));
+    }
+    if websocket::header(head, "Sec-WebSocket-Accept") != Some(websocket::ACCEPT) {
+        return Err(Malformed("Sec-WebSocket-Accept does not answer the key").into());
+    }
+    Ok(Some(rest))
+}
+
+/// What a close frame says.
+pub fn closed(payload: &[u8]) -> Fault {
+    Fault::Closed(match payload.split_first_chunk() {
+        Some((code, reason)) => {
+            format!(": {} {}", u16::from_be_bytes(*code), String::from_utf8_lossy(reason))
+        }
+        None => " with a close frame that gives no code".into(),
+    })
+}
