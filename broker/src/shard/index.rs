@@ -1,15 +1,26 @@
 //! Which subscriptions take a topic.
+//!
+//! Exact filters stand in a map, wildcards in a trie whose answers are cached by topic. A topic costs one look-up, and
+//! one more where any wildcard exists.
 
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use slab::Slab;
+use smallvec::SmallVec;
 use tidegate_protocol::{Filter, Topic};
 
 /// Subscriptions (`K`) by filter.
 #[derive(Debug)]
 pub struct Index<K> {
-    keys: Vec<K>,
+    exact: HashTable<Exact<K>>,
+    wild: Wild<K>,
+    hasher: DefaultHashBuilder,
+    len: usize,
 }
 
 /// The subscriptions that take a topic; both lists ascend, without doubles. A `K` under an exact filter and a
-/// wildcard one stands in both.
+/// wildcard stands in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matches<'a, K> {
     /// By filters without wildcards.
@@ -18,44 +29,410 @@ pub struct Matches<'a, K> {
     pub wild: &'a [K],
 }
 
+impl<K> Matches<'_, K> {
+    /// Whether nobody takes the topic.
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wild.is_empty()
+    }
+}
+
+/// A topic that some filter without wildcards names.
+#[derive(Debug)]
+struct Exact<K> {
+    topic: Box<str>,
+    hash: u64,
+    /// Ascending, never empty. Most topics have one subscriber or two.
+    keys: SmallVec<[K; 2]>,
+}
+
+impl<K: Copy + Ord> Default for Index<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: Copy + Ord> Index<K> {
     /// Without subscriptions.
     pub fn new() -> Self {
-        unimplemented!()
+        let hasher = DefaultHashBuilder::default();
+        Self { exact: HashTable::new(), wild: Wild::new(), hasher, len: 0 }
     }
 
-    /// Adds `key` under `filter`; false where it stood there already.
-    pub fn insert(&mut self, _filter: &Filter, _key: K) -> bool {
-        unimplemented!()
+    /// Adds `key` under `filter`; false where it stood there already. Cheapest where `key` is the largest.
+    pub fn insert(&mut self, filter: &Filter, key: K) -> bool {
+        let is_new = if filter.is_wildcard() {
+            self.wild.insert(filter, key)
+        } else {
+            let hash = self.hasher.hash_one(filter.as_str());
+            self.exact
+                .entry(hash, |exact| *exact.topic == *filter.as_str(), |exact| exact.hash)
+                .or_insert_with(|| Exact { topic: filter.as_str().into(), hash, keys: SmallVec::new() })
+                .into_mut()
+                .insert(key)
+        };
+        self.len += usize::from(is_new);
+        is_new
     }
 
     /// Takes `key` under `filter` away; false where it did not stand there.
-    pub fn remove(&mut self, _filter: &Filter, _key: K) -> bool {
-        unimplemented!()
+    pub fn remove(&mut self, filter: &Filter, key: K) -> bool {
+        let was_there =
+            if filter.is_wildcard() { self.wild.remove(filter, key) } else { self.remove_exact(filter, key) };
+        self.len -= usize::from(was_there);
+        was_there
     }
 
     /// Who stands under exactly this filter, ascending.
-    pub fn under(&self, _filter: &Filter) -> &[K] {
-        unimplemented!()
+    pub fn under(&self, filter: &Filter) -> &[K] {
+        if filter.is_wildcard() {
+            return self.wild.list_of(filter).map_or(&[], |list| &self.wild.lists[list]);
+        }
+        self.exact(self.hasher.hash_one(filter.as_str()), filter.as_str())
     }
 
     /// Whose filters take `topic`.
-    pub fn matches(&mut self, _topic: &Topic) -> Matches<'_, K> {
-        unimplemented!()
+    pub fn matches(&mut self, topic: &Topic) -> Matches<'_, K> {
+        let hash = self.hasher.hash_one(topic.as_str());
+        let wild = if self.wild.lists.is_empty() { &[] } else { self.wild.matches(hash, topic) };
+        let found = self.exact.find(hash, |exact| *exact.topic == *topic.as_str());
+        Matches { exact: found.map_or(&[], |exact| &exact.keys), wild }
     }
 
     /// Whether any filter takes `topic`.
-    pub fn any_match(&mut self, _topic: &Topic) -> bool {
-        unimplemented!()
+    pub fn any_match(&mut self, topic: &Topic) -> bool {
+        !self.matches(topic).is_empty()
     }
 
     /// Whether no subscription is left.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len == 0
     }
 
     /// How many (filter, subscription) pairs there are.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.len
+    }
+
+    fn exact(&self, hash: u64, topic: &str) -> &[K] {
+        self.exact.find(hash, |exact| *exact.topic == *topic).map_or(&[], |exact| &exact.keys)
+    }
+
+    fn remove_exact(&mut self, filter: &Filter, key: K) -> bool {
+        let hash = self.hasher.hash_one(filter.as_str());
+        let Ok(mut exact) = self.exact.find_entry(hash, |exact| *exact.topic == *filter.as_str()) else {
+            return false;
+        };
+        if !exact.get_mut().remove(key) {
+            return false;
+        }
+        if exact.get().keys.is_empty() {
+            exact.remove();
+            if is_sparse(self.exact.len(), self.exact.capacity()) {
+                self.exact.shrink_to(2 * self.exact.len(), |exact| exact.hash);
+            }
+        }
+        true
+    }
+}
+
+impl<K: Copy + Ord> Exact<K> {
+    fn insert(&mut self, key: K) -> bool {
+        let Err(at) = place(&self.keys, key) else { return false };
+        self.keys.insert(at, key);
+        true
+    }
+
+    fn remove(&mut self, key: K) -> bool {
+        let Ok(at) = self.keys.binary_search(&key) else { return false };
+        self.keys.remove(at);
+        if is_sparse(self.keys.len(), self.keys.capacity()) {
+            self.keys.shrink_to_fit();
+        }
+        true
+    }
+}
+
+/// Where `key` is or belongs in `keys`. Keys are handed out in ascending order, so the end is looked at first.
+fn place<K: Copy + Ord>(keys: &[K], key: K) -> Result<usize, usize> {
+    if keys.last().is_none_or(|&last| last < key) { Err(keys.len()) } else { keys.binary_search(&key) }
+}
+
+/// Whether a collection has shrunk so far below its capacity that giving room back is worth the copy.
+fn is_sparse(len: usize, capacity: usize) -> bool {
+    capacity > 64 && len < capacity / 8
+}
+
+/// Filters with wildcards.
+#[derive(Debug)]
+struct Wild<K> {
+    root: Node,
+    /// The keys under each filter, ascending, never empty.
+    lists: Slab<Vec<K>>,
+    cache: Cache<K>,
+}
+
+/// The filters that begin with the same tokens.
+#[derive(Debug, Default)]
+struct Node {
+    /// By the next token.
+    tokens: HashMap<Box<str>, Node>,
+    /// Where the next token is `*`.
+    star: Option<Box<Node>>,
+    /// The list of the filter that ends here.
+    ends: Option<usize>,
+    /// The list of the filter that ends here with `>`.
+    tail: Option<usize>,
+}
+
+impl<K: Copy + Ord> Wild<K> {
+    fn new() -> Self {
+        Self { root: Node::default(), lists: Slab::new(), cache: Cache::new() }
+    }
+
+    fn insert(&mut self, filter: &Filter, key: K) -> bool {
+        let list = *self.root.list_mut(filter).get_or_insert_with(|| self.lists.insert(Vec::new()));
+        let keys = &mut self.lists[list];
+        let Err(at) = place(keys, key) else { return false };
+        keys.insert(at, key);
+        self.cache.is_stale = true;
+        true
+    }
+
+    fn remove(&mut self, filter: &Filter, key: K) -> bool {
+        let Some(list) = self.list_of(filter) else { return false };
+        let keys = &mut self.lists[list];
+        let Ok(at) = keys.binary_search(&key) else { return false };
+        keys.remove(at);
+        if is_sparse(keys.len(), keys.capacity()) {
+            keys.shrink_to_fit();
+        }
+        if keys.is_empty() {
+            self.lists.remove(list);
+            self.root.remove(filter.as_str());
+        }
+        if self.lists.is_empty() {
+            *self = Self::new();
+        }
+        self.cache.is_stale = true;
+        true
+    }
+
+    fn list_of(&self, filter: &Filter) -> Option<usize> {
+        let mut node = &self.root;
+        for token in filter.tokens() {
+            match token {
+                ">" => return node.tail,
+                "*" => node = node.star.as_deref()?,
+                token => node = node.tokens.get(token)?,
+            }
+        }
+        node.ends
+    }
+
+    fn matches(&mut self, hash: u64, topic: &Topic) -> &[K] {
+        if self.cache.is_stale {
+            self.cache.clear();
+        }
+        let cached = match self.cache.find(hash, topic) {
+            Some(cached) => cached,
+            None => {
+                let answer = self.answer(topic);
+                self.cache.insert(hash, topic, answer)
+            }
+        };
+        match &self.cache.entries[cached].answer {
+            Answer::Nobody => &[],
+            Answer::List(list) => &self.lists[*list],
+            Answer::Merged(keys) => keys,
+        }
+    }
+
+    fn answer(&self, topic: &Topic) -> Answer<K> {
+        let mut lists = SmallVec::<[usize; 8]>::new();
+        self.root.collect(topic.as_str(), &mut lists);
+        match lists[..] {
+            [] => Answer::Nobody,
+            [list] => Answer::List(list),
+            _ => {
+                let mut keys = lists.iter().flat_map(|&list| &self.lists[list]).copied().collect::<Vec<_>>();
+                // The stable sort, since it finds the ascending runs and merges them.
+                keys.sort();
+                keys.dedup();
+                Answer::Merged(keys.into())
+            }
+        }
+    }
+}
+
+impl Node {
+    fn list_mut(&mut self, filter: &Filter) -> &mut Option<usize> {
+        let mut node = self;
+        for token in filter.tokens() {
+            match token {
+                ">" => return &mut node.tail,
+                "*" => node = node.star.get_or_insert_default(),
+                token => node = node.tokens.entry(token.into()).or_default(),
+            }
+        }
+        &mut node.ends
+    }
+
+    /// Forgets the list of the filter `rest`, and every node that leads nowhere else.
+    fn remove(&mut self, rest: &str) {
+        let (token, rest) = split(rest);
+        match (token, rest) {
+            (">", _) => self.tail = None,
+            ("*", rest) => {
+                if self.star.as_deref_mut().is_some_and(|star| star.remove_end(rest)) {
+                    self.star = None;
+                }
+            }
+            (token, rest) => {
+                if self.tokens.get_mut(token).is_some_and(|child| child.remove_end(rest)) {
+                    self.tokens.remove(token);
+                    if is_sparse(self.tokens.len(), self.tokens.capacity()) {
+                        self.tokens.shrink_to_fit();
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Node::remove`], where the filter may end here; returns whether the node leads nowhere now.
+    fn remove_end(&mut self, rest: Option<&str>) -> bool {
+        match rest {
+            Some(rest) => self.remove(rest),
+            None => self.ends = None,
+        }
+        self.tokens.is_empty() && self.star.is_none() && self.ends.is_none() && self.tail.is_none()
+    }
+
+    /// Adds the lists of the filters that take `rest`. It goes no deeper than a topic has tokens, and visits no node
+    /// twice.
+    fn collect(&self, rest: &str, lists: &mut SmallVec<[usize; 8]>) {
+        // No wildcard stands for the broker's own tokens; see `Filter::matches`.
+        let has_reserved = rest.starts_with('$') || rest.contains(".$");
+        if !has_reserved {
+            lists.extend(self.tail);
+        }
+        let (token, rest) = split(rest);
+        let star = self.star.as_deref().filter(|_| !token.starts_with('$'));
+        for child in self.tokens.get(token).into_iter().chain(star) {
+            match rest {
+                Some(rest) => child.collect(rest, lists),
+                None => lists.extend(child.ends),
+            }
+        }
+    }
+}
+
+/// The first token, and what follows it.
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.split_once('.').map_or((text, None), |(token, rest)| (token, Some(rest)))
+}
+
+/// The wildcards' answers for the topics that were asked for lately.
+#[derive(Debug)]
+struct Cache<K> {
+    /// Indices of entries by topic.
+    slots: HashTable<u32>,
+    entries: Vec<Cached<K>>,
+    /// Where the search for an entry to let go goes on: a clock with second chance.
+    hand: usize,
+    /// The keys that the entries hold themselves.
+    keys: usize,
+    /// Whether a wildcard filter has come or gone since the answers were made.
+    is_stale: bool,
+}
+
+#[derive(Debug)]
+struct Cached<K> {
+    topic: Topic,
+    hash: u64,
+    answer: Answer<K>,
+    was_used: bool,
+}
+
+#[derive(Debug)]
+enum Answer<K> {
+    Nobody,
+    /// The keys of one filter. It shares them, or the one `>` of thousands would be copied for each topic.
+    List(usize),
+    /// The keys of several filters.
+    Merged(Box<[K]>),
+}
+
+impl<K> Answer<K> {
+    fn keys(&self) -> usize {
+        match self {
+            Answer::Nobody | Answer::List(_) => 0,
+            Answer::Merged(keys) => keys.len(),
+        }
+    }
+}
+
+/// The most topics whose answer is cached: about 100 bytes each.
+const CACHE_TOPICS: usize = 65_536;
+/// The most keys in merged answers (one answer may exceed it alone): 2 MiB where a key has 8 bytes.
+const CACHE_KEYS: usize = 1 << 18;
+
+impl<K> Cache<K> {
+    fn new() -> Self {
+        Self { slots: HashTable::new(), entries: Vec::new(), hand: 0, keys: 0, is_stale: false }
+    }
+
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.entries.clear();
+        self.keys = 0;
+        self.is_stale = false;
+    }
+
+    fn find(&mut self, hash: u64, topic: &Topic) -> Option<usize> {
+        let entries = &self.entries;
+        let &slot = self.slots.find(hash, |&slot| {
+            let entry = &entries[slot as usize];
+            entry.hash == hash && entry.topic == *topic
+        })?;
+        self.entries[slot as usize].was_used = true;
+        Some(slot as usize)
+    }
+
+    fn insert(&mut self, hash: u64, topic: &Topic, answer: Answer<K>) -> usize {
+        self.keys += answer.keys();
+        while self.entries.len() >= CACHE_TOPICS || (self.keys > CACHE_KEYS && !self.entries.is_empty()) {
+            self.evict();
+        }
+        let slot = self.entries.len();
+        self.entries.push(Cached { topic: topic.clone(), hash, answer, was_used: false });
+        let entries = &self.entries;
+        self.slots.insert_unique(hash, slot as u32, |&slot| entries[slot as usize].hash);
+        slot
+    }
+
+    /// Lets go of the next entry that was not used since the hand last passed it.
+    fn evict(&mut self) {
+        loop {
+            if self.hand >= self.entries.len() {
+                self.hand = 0;
+            }
+            if !std::mem::take(&mut self.entries[self.hand].was_used) {
+                break;
+            }
+            self.hand += 1;
+        }
+        let (gone, last) = (self.hand, self.entries.len() - 1);
+        self.move_slot(last, gone);
+        self.keys -= self.entries.swap_remove(gone).answer.keys();
+    }
+
+    /// Lets the slot of `gone` go, and makes that of `last`, which takes its place, say so.
+    fn move_slot(&mut self, last: usize, gone: usize) {
+        if let Ok(slot) = self.slots.find_entry(self.entries[gone].hash, |&slot| slot as usize == gone) {
+            slot.remove();
+        }
+        if let Some(slot) = self.slots.find_mut(self.entries[last].hash, |&slot| slot as usize == last) {
+            *slot = gone as u32;
+        }
     }
 }

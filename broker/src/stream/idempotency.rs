@@ -1,5 +1,14 @@
 //! Which publishes came before: idempotency keys, for a while.
 
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::BuildHasher,
+    mem::size_of,
+    sync::Arc,
+};
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use slab::Slab;
 use tidegate_protocol::Position;
 
 /// What came of the first publish with a key.
@@ -34,38 +43,277 @@ pub struct KeyLimits {
 }
 
 /// The keys of all instances.
+///
+/// An instance is the caller's word for who publishes: (identity, instance) in one string. Its keys are its own: nobody
+/// else can ask for them, or push out its newest while it is among the busy ones.
 #[derive(Debug)]
-pub struct Keys {}
+pub struct Keys {
+    limits: KeyLimits,
+    by_name: HashMap<Arc<str>, usize>,
+    instances: Slab<Instance>,
+    /// Instances by their last `begin`, the longest idle first.
+    by_use: BTreeMap<u64, usize>,
+    /// Instances with more keys than the least they keep.
+    over_min: BTreeSet<usize>,
+    hasher: DefaultHashBuilder,
+    uses: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Instance {
+    name: Arc<str>,
+    /// In the order they came. A freed key stays as a hole until its turn.
+    keys: VecDeque<Key>,
+    /// How many keys were ever taken off the front of `keys`.
+    popped: u64,
+    /// By key, without the holes: its place in `keys`, plus `popped`.
+    places: HashTable<u64>,
+    /// In [`Keys::by_use`].
+    last_use: u64,
+    /// When that was, in milliseconds since the Unix epoch.
+    last_use_ms: u64,
+}
+
+#[derive(Debug)]
+struct Key {
+    key: Box<str>,
+    hash: u64,
+    /// When it came, in milliseconds since the Unix epoch.
+    time_ms: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Pending(u64),
+    Done(Settled),
+    Freed,
+}
+
+/// What one heap block costs beyond its content, in bytes.
+const BLOCK: usize = 16;
+/// What a key costs besides its text, in bytes, with the room to grow that the list and the table leave.
+const KEY: usize = 2 * (size_of::<Key>() + size_of::<u64>() + 1) + BLOCK;
+/// What an instance costs besides its name, in bytes, likewise.
+const INSTANCE: usize = 2 * (size_of::<Instance>() + size_of::<(Arc<str>, usize)>() + 1) + 5 * BLOCK;
 
 impl Keys {
     /// Remembers nothing yet.
-    pub fn new(_limits: KeyLimits) -> Self {
-        unimplemented!()
+    pub fn new(limits: KeyLimits) -> Self {
+        Self {
+            limits,
+            by_name: HashMap::new(),
+            instances: Slab::new(),
+            by_use: BTreeMap::new(),
+            over_min: BTreeSet::new(),
+            hasher: DefaultHashBuilder::default(),
+            uses: 0,
+            bytes: 0,
+        }
     }
 
     /// Whether `instance` published with `key` before; if not, `ticket` is now what that key waits for.
-    pub fn begin(&mut self, _instance: &str, _key: &str, _ticket: u64, _now_ms: u64) -> Begin {
-        unimplemented!()
+    pub fn begin(&mut self, instance: &str, key: &str, ticket: u64, now_ms: u64) -> Begin {
+        self.expire(now_ms);
+        let id = self.note_use(instance, now_ms);
+        while self.instances[id]
+            .keys
+            .front()
+            .is_some_and(|oldest| self.limits.is_over(oldest.time_ms, now_ms))
+        {
+            self.forget_oldest(id);
+        }
+        let hash = self.hasher.hash_one(key);
+        match self.instances[id].find(hash, key).map(|known| &known.state) {
+            Some(State::Pending(first)) => return Begin::Pending(*first),
+            Some(State::Done(settled)) => return Begin::Done(settled.clone()),
+            Some(State::Freed) | None => {}
+        }
+        let key = Key { key: key.into(), hash, time_ms: now_ms, state: State::Pending(ticket) };
+        self.make_room(id, key.cost());
+        self.bytes += key.cost();
+        self.instances[id].push(key);
+        self.note_count(id);
+        Begin::New
     }
 
-    /// What came of the publish that [`Keys::begin`] took as new with `ticket`; `None` frees the key, so that a retry
-    /// is new. A key that was forgotten meanwhile stays so.
-    pub fn settle(&mut self, _instance: &str, _key: &str, _ticket: u64, _outcome: Option<Settled>) {
-        unimplemented!()
+    /// What came of the publish that [`Keys::begin`] took as new with `ticket`; `None` frees the key, so that a retry is
+    /// new. A key that was forgotten meanwhile stays so.
+    pub fn settle(&mut self, instance: &str, key: &str, ticket: u64, outcome: Option<Settled>) {
+        let Some(&id) = self.by_name.get(instance) else { return };
+        let hash = self.hasher.hash_one(key);
+        let instance = &mut self.instances[id];
+        let Some(known) = instance.find_mut(hash, key) else { return };
+        if !matches!(known.state, State::Pending(first) if first == ticket) {
+            return;
+        }
+        match outcome {
+            Some(settled) => known.state = State::Done(settled),
+            None => {
+                self.bytes -= instance.free(hash, key);
+                self.note_count(id);
+            }
+        }
     }
 
-    /// Forgets what is older than the window. Each `begin` does a part of it; this is for quiet times.
-    pub fn expire(&mut self, _now_ms: u64) {
-        unimplemented!()
+    /// Forgets the instances that were idle for the window. Each `begin` does so too, and forgets its own instance's old
+    /// keys; this is for quiet times.
+    pub fn expire(&mut self, now_ms: u64) {
+        while let Some((_, &id)) = self.by_use.first_key_value()
+            && self.limits.is_over(self.instances[id].last_use_ms, now_ms)
+        {
+            self.forget_instance(id);
+        }
     }
 
     /// What is pinned, in bytes.
     pub fn bytes(&self) -> usize {
-        unimplemented!()
+        self.bytes
     }
 
     /// How many instances are remembered.
     pub fn instances(&self) -> usize {
-        unimplemented!()
+        self.instances.len()
+    }
+
+    /// The instance's id. It is the last to be called idle now.
+    fn note_use(&mut self, name: &str, now_ms: u64) -> usize {
+        let id = match self.by_name.get(name) {
+            Some(&id) => {
+                self.by_use.remove(&self.instances[id].last_use);
+                id
+            }
+            None => self.add_instance(name),
+        };
+        self.uses += 1;
+        self.by_use.insert(self.uses, id);
+        let instance = &mut self.instances[id];
+        instance.last_use = self.uses;
+        instance.last_use_ms = now_ms.max(instance.last_use_ms);
+        id
+    }
+
+    fn add_instance(&mut self, name: &str) -> usize {
+        while self.instances.len() >= self.limits.max_instances.max(1)
+            && let Some((_, &idle)) = self.by_use.first_key_value()
+        {
+            self.forget_instance(idle);
+        }
+        let name = Arc::<str>::from(name);
+        self.bytes += INSTANCE + name.len();
+        let id = self.instances.insert(Instance {
+            name: name.clone(),
+            keys: VecDeque::new(),
+            popped: 0,
+            places: HashTable::new(),
+            last_use: 0,
+            last_use_ms: 0,
+        });
+        self.by_name.insert(name, id);
+        id
+    }
+
+    /// Makes room for a key of `id`: at the expense of those who have more than the least they keep, itself first; then of
+    /// the longest idle; then of itself.
+    fn make_room(&mut self, id: usize, cost: usize) {
+        while self.bytes + cost > self.limits.max_bytes {
+            if self.instances[id].places.len() >= self.limits.per_instance_min.max(1) {
+                self.forget_oldest(id);
+            } else if let Some(&other) = self.over_min.first() {
+                self.forget_oldest(other);
+            } else if let Some((_, &idle)) = self.by_use.first_key_value().filter(|&(_, &idle)| idle != id) {
+                self.forget_instance(idle);
+            } else if !self.forget_oldest(id) {
+                return;
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self, id: usize) -> bool {
+        let Some(freed) = self.instances[id].pop_oldest() else { return false };
+        self.bytes -= freed;
+        self.note_count(id);
+        true
+    }
+
+    fn forget_instance(&mut self, id: usize) {
+        let instance = self.instances.remove(id);
+        self.bytes -= INSTANCE + instance.name.len() + instance.keys.iter().map(Key::cost).sum::<usize>();
+        self.by_name.remove(&instance.name);
+        self.by_use.remove(&instance.last_use);
+        self.over_min.remove(&id);
+    }
+
+    /// Follows a change of how many keys an instance has.
+    fn note_count(&mut self, id: usize) {
+        match self.instances[id].places.len().checked_sub(self.limits.per_instance_min) {
+            Some(1..) => self.over_min.insert(id),
+            Some(0) | None => self.over_min.remove(&id),
+        };
+    }
+}
+
+impl KeyLimits {
+    fn is_over(&self, time_ms: u64, now_ms: u64) -> bool {
+        now_ms.saturating_sub(time_ms) > self.window_ms
+    }
+}
+
+impl Key {
+    fn cost(&self) -> usize {
+        KEY + self.key.len()
+    }
+}
+
+impl Instance {
+    fn find(&self, hash: u64, key: &str) -> Option<&Key> {
+        let is_it = |&place: &u64| *self.keys[(place - self.popped) as usize].key == *key;
+        let &place = self.places.find(hash, is_it)?;
+        self.keys.get((place - self.popped) as usize)
+    }
+
+    fn find_mut(&mut self, hash: u64, key: &str) -> Option<&mut Key> {
+        let is_it = |&place: &u64| *self.keys[(place - self.popped) as usize].key == *key;
+        let &place = self.places.find(hash, is_it)?;
+        self.keys.get_mut((place - self.popped) as usize)
+    }
+
+    fn push(&mut self, key: Key) {
+        let place = self.popped + self.keys.len() as u64;
+        let hash = key.hash;
+        self.keys.push_back(key);
+        let (keys, popped) = (&self.keys, self.popped);
+        self.places.insert_unique(hash, place, |&place| keys[(place - popped) as usize].hash);
+    }
+
+    /// Forgets the oldest key or hole; returns what that frees, in bytes.
+    fn pop_oldest(&mut self) -> Option<usize> {
+        let oldest = self.keys.pop_front()?;
+        if let Ok(place) = self.places.find_entry(oldest.hash, |&place| place == self.popped) {
+            place.remove();
+        }
+        self.popped += 1;
+        if self.keys.capacity() > 64 && self.keys.len() < self.keys.capacity() / 8 {
+            self.keys.shrink_to(2 * self.keys.len());
+            let (keys, popped) = (&self.keys, self.popped);
+            self.places.shrink_to(2 * self.places.len(), |&place| keys[(place - popped) as usize].hash);
+        }
+        Some(oldest.cost())
+    }
+
+    /// Turns a key into a hole; returns what that frees, in bytes.
+    fn free(&mut self, hash: u64, key: &str) -> usize {
+        let is_it = |&place: &u64| *self.keys[(place - self.popped) as usize].key == *key;
+        let Ok(entry) = self.places.find_entry(hash, is_it) else { return 0 };
+        let (place, _) = entry.remove();
+        let Some(hole) = self.keys.get_mut((place - self.popped) as usize) else { return 0 };
+        let mut freed = hole.key.len();
+        hole.key = Box::default();
+        hole.state = State::Freed;
+        while self.keys.back().is_some_and(|last| matches!(last.state, State::Freed)) {
+            freed += self.keys.pop_back().map_or(0, |hole| hole.cost());
+        }
+        freed
     }
 }

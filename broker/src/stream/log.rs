@@ -1,11 +1,18 @@
 //! A bounded log: gives offsets, keeps messages by age and bytes, reads them.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    hash::BuildHasher,
+    mem::{self, size_of},
+    sync::Arc,
+};
 
-use tidegate_protocol::{Epoch, Filter, Position, position::StreamName};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use tidegate_protocol::{Epoch, Filter, Message, Position, Topic, position::StreamName};
 
 use super::{
-    published::{Draft, Published},
+    published::{Draft, Published, shared_str_cost},
+    retained::Retained,
     segment::{ReadBudget, Segment},
 };
 
@@ -61,92 +68,414 @@ pub struct Since {
 }
 
 /// One stream's log.
+///
+/// Messages stand in segments, of which the last one grows. What the limits no longer allow goes segment by segment
+/// from the front; a topic's newest message then moves to a store of its own. So appending costs one look-up, whatever
+/// the number of topics.
 #[derive(Debug)]
-pub struct Log {}
+pub struct Log {
+    name: Option<StreamName>,
+    epoch: Epoch,
+    limits: LogLimits,
+    sealed: VecDeque<Arc<Segment>>,
+    active: Segment,
+    /// The topics that have a message in the log or a retained one.
+    topics: HashTable<TopicState>,
+    retained: Retained,
+    hasher: DefaultHashBuilder,
+    /// Of the segments, and of the topics that are in them.
+    bytes: u64,
+    /// The last message's.
+    newest_time: u64,
+    /// The last evicted message's.
+    evicted_time: Option<u64>,
+}
+
+#[derive(Debug)]
+struct TopicState {
+    topic: Topic,
+    hash: u64,
+    /// The offset of the topic's newest message. Below the log's start, that one is retained.
+    newest: u64,
+    /// The topic's slot in the segment that holds `newest`.
+    slot: u32,
+}
+
+/// A log has about this many segments: so much of it goes at once, 1.6 % of its bytes.
+const SEGMENTS_BY_BYTES: u64 = 64;
+/// Segments are not made smaller than this by the above, in bytes: each has an index to pay for.
+const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+/// In a log too small for that, a segment is this part of it, or it would lose half of itself at once.
+const MIN_SEGMENTS: u64 = 8;
+/// A message stays up to this part longer than the age limit, until its whole segment may go.
+const SEGMENTS_BY_AGE: u64 = 16;
+/// The most messages of a segment, which bounds how long one eviction takes.
+const SEGMENT_MESSAGES: usize = 16_384;
+/// How many segments one read of one topic passes over, at most, at some 50 ns each under the stream's lock.
+const SKIP: usize = 256;
+/// Below this many places, the table of topics is not worth shrinking.
+const MIN_TOPICS_CAPACITY: usize = 1024;
+
+/// What knowing a topic costs, in bytes: its name and its state, with the room to grow that the table leaves.
+pub(super) fn topic_cost(topic: &Topic) -> u64 {
+    (shared_str_cost(topic.as_str()) + 2 * (size_of::<TopicState>() + 1)) as u64
+}
 
 impl Log {
     /// An empty log. `name` is the stream's; `None` for the default one, since frames leave it out.
-    pub fn new(_name: Option<StreamName>, _epoch: Epoch, _limits: LogLimits) -> Self {
-        unimplemented!()
+    pub fn new(name: Option<StreamName>, epoch: Epoch, limits: LogLimits) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        Self {
+            name,
+            epoch,
+            limits,
+            sealed: VecDeque::new(),
+            active: Segment::new(1, hasher.clone()),
+            topics: HashTable::new(),
+            retained: Retained::new(limits.retain_last_bytes),
+            hasher,
+            bytes: 0,
+            newest_time: 0,
+            evicted_time: None,
+        }
     }
 
     /// The stream's name; `None` for the default one.
     pub fn name(&self) -> Option<&StreamName> {
-        unimplemented!()
+        self.name.as_ref()
     }
 
     /// The log's incarnation.
     pub fn epoch(&self) -> Epoch {
-        unimplemented!()
+        self.epoch
     }
 
     /// The last offset given; 0 before the first.
     pub fn head(&self) -> u64 {
-        unimplemented!()
+        self.active.last()
     }
 
     /// The first offset the log holds; `head + 1` where it is empty.
     pub fn start(&self) -> u64 {
-        unimplemented!()
+        self.sealed.front().map_or(self.active.first(), |segment| segment.first())
     }
 
     /// `offset` as a position in this log.
-    pub fn position(&self, _offset: u64) -> Position {
-        unimplemented!()
+    pub fn position(&self, offset: u64) -> Position {
+        Position { stream: self.name.clone(), epoch: self.epoch, offset }
     }
 
     /// Gives `draft` the next offset and keeps it, after evicting what the limits ask for.
     ///
-    /// No segment with an offset from `hold` on goes: a shard has yet to fan it out. Where there would be no room
-    /// without that, the draft comes back and its publish waits.
-    pub fn append(
-        &mut self,
-        _draft: Draft,
-        _now_ms: u64,
-        _hold: Option<u64>,
-    ) -> Result<Arc<Published>, Draft> {
-        unimplemented!()
+    /// Its time is `now_ms`, or the last message's where the clock went back. Its `prev` is the topic's message before
+    /// it, if the log (retained does not count) still holds that.
+    ///
+    /// No segment with an offset from `hold` on is evicted: a shard has yet to fan it out. Where there would be no room
+    /// without that, the draft comes back and its publish waits. A message that is larger than the whole limit is
+    /// taken, alone.
+    pub fn append(&mut self, draft: Draft, now_ms: u64, hold: Option<u64>) -> Result<Arc<Published>, Draft> {
+        let time = now_ms.max(self.newest_time);
+        let cost = draft.cost();
+        self.expire(time, hold);
+        let room = Segment::room_for(cost) + topic_cost(&draft.topic);
+        while self.bytes + room > self.limits.max_bytes && !self.is_empty() {
+            if !self.evict_oldest(hold) {
+                return Err(draft);
+            }
+        }
+        if self.active_is_full(cost, time) {
+            self.seal();
+        }
+        Ok(self.place(draft, cost, time))
     }
 
     /// Evicts the segments whose newest message is older than the limit, but none with an offset from `hold` on.
-    pub fn expire(&mut self, _now_ms: u64, _hold: Option<u64>) {
-        unimplemented!()
+    pub fn expire(&mut self, now_ms: u64, hold: Option<u64>) {
+        let now = now_ms.max(self.newest_time);
+        while !self.is_empty() && now - self.oldest().newest_time() > self.limits.max_age_ms {
+            if !self.evict_oldest(hold) {
+                return;
+            }
+        }
     }
 
     /// The next part of `filter`'s messages in (`after`, `upto`]. Call again, from `scanned` on, until `scanned` is
     /// `upto` (or the head, where that is less).
-    pub fn read(&self, _after: u64, _upto: u64, _filter: &Filter, _budget: ReadBudget) -> Read {
-        unimplemented!()
+    ///
+    /// One topic costs by what is returned. A wildcard looks at the messages one by one.
+    pub fn read(&self, after: u64, upto: u64, filter: &Filter, budget: ReadBudget) -> Read {
+        let nothing = |scanned| Read::Batch { messages: Vec::new(), scanned };
+        let upto = upto.min(self.head());
+        if after >= upto {
+            return nothing(after);
+        }
+        if after + 1 < self.start() {
+            return Read::Evicted { start: self.start() };
+        }
+        let topic = match self.known(filter) {
+            Known::Wildcard => None,
+            Known::Topic(topic) if topic.newest > after => Some(topic),
+            Known::Topic(_) | Known::Nothing => return nothing(upto),
+        };
+        let next = self.sealed.partition_point(|segment| segment.last() <= after);
+        for (passed, segment) in self.sealed.range(next..).enumerate() {
+            if segment.first() > upto || passed == SKIP {
+                return nothing(upto.min(segment.first() - 1));
+            }
+            if topic.is_none_or(|t| segment.has_topic(t.hash, t.topic.as_str(), after, upto)) {
+                return Read::Sealed(segment.clone());
+            }
+        }
+        if self.active.first() > upto {
+            return nothing(upto);
+        }
+        let (messages, scanned) = self.active.read(after, upto, filter, budget);
+        Read::Batch { messages, scanned }
     }
 
     /// The message at `offset`, from the log or retained.
-    pub fn get(&self, _offset: u64) -> Option<Arc<Published>> {
-        unimplemented!()
+    pub fn get(&self, offset: u64) -> Option<Arc<Published>> {
+        if offset < self.start() { self.retained.get(offset) } else { self.segment_of(offset).get(offset) }
+            .cloned()
     }
 
     /// The offsets of the newest `n` messages of each topic of `filter` that are not after `at` (the head, where
     /// absent), ascending over all topics, retained ones included; the newest `cap` of them.
-    pub fn last(&self, _filter: &Filter, _n: u32, _at: Option<u64>, _cap: usize) -> Last {
-        unimplemented!()
+    ///
+    /// A wildcard looks at all topics the log knows. What stood there at `at` but has been evicted since is not counted.
+    pub fn last(&self, filter: &Filter, n: u32, at: Option<u64>, cap: usize) -> Last {
+        let mut newest = Newest { cap, last: Last::default() };
+        let mut take_topic = |topic: &TopicState| {
+            for offset in self.newest_first(topic, at.unwrap_or(u64::MAX)).take(n as usize) {
+                newest.push(offset);
+            }
+        };
+        match self.known(filter) {
+            Known::Nothing => {}
+            Known::Topic(topic) => take_topic(topic),
+            Known::Wildcard => {
+                self.topics.iter().filter(|state| filter.matches(&state.topic)).for_each(take_topic);
+            }
+        }
+        newest.finish()
     }
 
     /// Where the messages from `time_ms` on begin.
-    pub fn since(&self, _time_ms: u64) -> Since {
-        unimplemented!()
+    pub fn since(&self, time_ms: u64) -> Since {
+        let next = self.sealed.partition_point(|segment| segment.newest_time() < time_ms);
+        let segment = self.sealed.get(next).map_or(&self.active, |sealed| sealed);
+        Since {
+            after: segment.before_time(time_ms),
+            complete: self.evicted_time.is_none_or(|evicted| evicted < time_ms),
+        }
     }
 
-    /// What the log pins, in bytes, without what it retains.
+    /// What the log pins, in bytes, without what it retains. At most [`LogLimits::max_bytes`], unless one message alone
+    /// is larger.
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        self.bytes
     }
 
-    /// What the retained messages pin, in bytes.
+    /// What the retained messages pin, in bytes. At most [`LogLimits::retain_last_bytes`].
     pub fn retained_bytes(&self) -> u64 {
-        unimplemented!()
+        self.retained.bytes()
     }
 
     /// How many messages the log holds, without the retained ones.
     pub fn messages(&self) -> u64 {
-        unimplemented!()
+        self.head() + 1 - self.start()
+    }
+
+    /// How many topics have a message in the log or a retained one.
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+}
+
+/// Appending and evicting.
+impl Log {
+    fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.active.is_empty()
+    }
+
+    fn oldest(&self) -> &Segment {
+        self.sealed.front().map_or(&self.active, |sealed| sealed)
+    }
+
+    fn active_is_full(&self, cost: u32, time: u64) -> bool {
+        let LogLimits { max_age_ms, max_bytes, .. } = self.limits;
+        let most = (max_bytes / SEGMENTS_BY_BYTES).max(MIN_SEGMENT_BYTES.min(max_bytes / MIN_SEGMENTS));
+        !self.active.is_empty()
+            && (self.active.bytes() + u64::from(cost) > most
+                || self.active.len() >= SEGMENT_MESSAGES
+                || time - self.active.oldest_time() > max_age_ms / SEGMENTS_BY_AGE)
+    }
+
+    fn seal(&mut self) {
+        let next = Segment::new(self.head() + 1, self.hasher.clone());
+        self.sealed.push_back(mem::replace(&mut self.active, next).seal());
+    }
+
+    fn place(&mut self, draft: Draft, cost: u32, time: u64) -> Arc<Published> {
+        let (start, offset) = (self.start(), self.head() + 1);
+        let hash = self.hasher.hash_one(draft.topic.as_str());
+        let entry = self.topics.entry(hash, |state| state.topic == draft.topic, |state| state.hash);
+        let newest = match &entry {
+            Entry::Occupied(state) => Some(state.get().newest),
+            Entry::Vacant(_) => None,
+        };
+        let prev = newest.filter(|&newest| newest >= start);
+        if prev.is_none() {
+            self.bytes += topic_cost(&draft.topic);
+            newest.inspect(|&newest| self.retained.remove(newest));
+        }
+        let topic = draft.topic.clone();
+        let message = Message {
+            topic: draft.topic,
+            stream: self.name.clone(),
+            offset: Some(offset),
+            prev,
+            time,
+            payload: draft.payload,
+            key: draft.key,
+            headers: draft.headers,
+            sub: None,
+        };
+        let published =
+            Arc::new(Published { message, segment: self.active.first(), origin: draft.origin, cost });
+
+        let before = self.active.bytes();
+        match entry {
+            Entry::Occupied(mut state) => {
+                let state = state.get_mut();
+                if state.newest >= self.active.first() {
+                    self.active.push(state.slot, published.clone());
+                } else {
+                    state.slot = self.active.push_topic(hash, published.clone());
+                }
+                state.newest = offset;
+            }
+            Entry::Vacant(place) => {
+                let slot = self.active.push_topic(hash, published.clone());
+                place.insert(TopicState { topic, hash, newest: offset, slot });
+            }
+        }
+        self.bytes += self.active.bytes() - before;
+        self.newest_time = time;
+        published
+    }
+
+    /// Evicts the oldest segment, unless it has an offset from `hold` on. There must be one.
+    fn evict_oldest(&mut self, hold: Option<u64>) -> bool {
+        if hold.is_some_and(|hold| self.oldest().last() >= hold) {
+            return false;
+        }
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        let Some(segment) = self.sealed.pop_front() else {
+            return false;
+        };
+        self.bytes -= segment.bytes();
+        self.evicted_time = Some(segment.newest_time());
+        for (hash, message) in segment.newest_of_topics() {
+            let Some(offset) = message.offset() else { continue };
+            // Only the topic's newest message is remembered by its offset, so a match is this topic and it leaves the log.
+            let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) else {
+                continue;
+            };
+            self.bytes -= topic_cost(message.topic());
+            if !self.retained.insert(offset, hash, message.clone()) {
+                state.remove();
+            }
+        }
+        while let Some((offset, hash)) = self.retained.pop_excess() {
+            if let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) {
+                state.remove();
+            }
+        }
+        if self.topics.len() < self.topics.capacity() / 8 && self.topics.capacity() > MIN_TOPICS_CAPACITY {
+            self.topics.shrink_to(2 * self.topics.len(), |state| state.hash);
+        }
+        true
+    }
+}
+
+/// What the log has of a filter's topics.
+enum Known<'a> {
+    /// There is no message of the one topic.
+    Nothing,
+    /// The one topic.
+    Topic(&'a TopicState),
+    /// Only a look at all of them tells.
+    Wildcard,
+}
+
+/// Finding messages.
+impl Log {
+    fn known(&self, filter: &Filter) -> Known<'_> {
+        if filter.is_wildcard() {
+            return Known::Wildcard;
+        }
+        let hash = self.hasher.hash_one(filter.as_str());
+        let topic = self.topics.find(hash, |state| state.topic.as_str() == filter.as_str());
+        topic.map_or(Known::Nothing, Known::Topic)
+    }
+
+    /// The segment that holds `offset`, if any does.
+    fn segment_of(&self, offset: u64) -> &Segment {
+        let next = self.sealed.partition_point(|segment| segment.last() < offset);
+        self.sealed.get(next).map_or(&self.active, |sealed| sealed)
+    }
+
+    /// The offsets of a topic's messages that are not after `at`, newest first.
+    fn newest_first(&self, topic: &TopicState, at: u64) -> impl Iterator<Item = u64> {
+        let held_prev = move |offset: u64| {
+            let prev = self.segment_of(offset).get(offset)?.message.prev?;
+            (prev >= self.start()).then_some(prev)
+        };
+        let mut newest = Some(topic.newest);
+        while let Some(later) = newest.filter(|&offset| offset > at) {
+            // One step for each segment that has the topic and lies after `at`.
+            let in_segment = self.segment_of(later).newest_not_after(topic.hash, topic.topic.as_str(), at);
+            newest = in_segment.and_then(|message| message.offset());
+            if newest.is_some_and(|offset| offset > at) {
+                newest = newest.and_then(held_prev);
+            }
+        }
+        std::iter::successors(newest, move |&offset| held_prev(offset))
+    }
+}
+
+/// Gathers offsets and keeps the largest.
+struct Newest {
+    cap: usize,
+    last: Last,
+}
+
+impl Newest {
+    fn push(&mut self, offset: u64) {
+        self.last.offsets.push(offset);
+        if self.last.offsets.len() >= 2 * self.cap.max(512) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        let Last { offsets, cut, cut_to } = &mut self.last;
+        let excess = offsets.len().saturating_sub(self.cap);
+        if excess == 0 {
+            return;
+        }
+        let (_, &mut largest, _) = offsets.select_nth_unstable(excess - 1);
+        offsets.drain(..excess);
+        *cut += excess as u64;
+        *cut_to = largest.max(*cut_to);
+    }
+
+    fn finish(mut self) -> Last {
+        self.cut();
+        self.last.offsets.sort_unstable();
+        self.last
     }
 }

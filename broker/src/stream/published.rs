@@ -54,12 +54,7 @@ impl Published {
             headers: draft.headers,
             sub: None,
         };
-        Arc::new(Self {
-            message,
-            segment: 0,
-            origin: draft.origin,
-            cost,
-        })
+        Arc::new(Self { message, segment: 0, origin: draft.origin, cost })
     }
 
     /// Its place in its stream; absent for a live-only message.
@@ -77,19 +72,19 @@ impl Draft {
     /// What the message will pin; see [`Published::cost`]. The origin is shared by all that its instance publishes
     /// and is charged there.
     pub fn cost(&self) -> u32 {
-        let shared_str = |text: &str| ARC_COUNTS + text.len() + BLOCK;
         let mut bytes = ARC_COUNTS + size_of::<Published>() + BLOCK;
-        bytes += shared_str(self.topic.as_str());
+        bytes += shared_str_cost(self.topic.as_str());
         bytes += self.payload.len() + BLOCK + SHARED_BYTES;
-        bytes += self.key.as_deref().map_or(0, shared_str);
+        bytes += self.key.as_deref().map_or(0, shared_str_cost);
         if !self.headers.is_empty() {
             bytes += BLOCK + self.headers.capacity() * size_of::<(Box<str>, Box<str>)>();
         }
-        bytes += self
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len() + 2 * BLOCK)
-            .sum::<usize>();
+        bytes += self.headers.iter().map(|(name, value)| name.len() + value.len() + 2 * BLOCK).sum::<usize>();
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
+}
+
+/// What a text behind an `Arc` costs, in bytes.
+pub(super) fn shared_str_cost(text: &str) -> usize {
+    ARC_COUNTS + text.len() + BLOCK
 }
