@@ -37,10 +37,9 @@ fn a_client_frame_may_have_its_fields_in_any_order_and_reads_back_in_both_codecs
 
 #[test]
 fn every_kind_of_ack_is_told_apart_without_knowing_the_request() {
-    for result in [
-        AckResult::Done,
-        AckResult::Published(Published { position: None, duplicate: false, report: None }),
-    ] {
+    for result in
+        [AckResult::Done, AckResult::Published(Published { position: None, duplicate: false, report: None })]
+    {
         let frame = ServerFrame::Ack { id: 3, result };
         for codec in Codec::ALL {
             let mut bytes = Vec::new();
@@ -82,7 +81,11 @@ fn a_frame_that_is_refused_says_why_and_for_which_request() {
         (deep(100_000), None, ErrorCode::TooDeep),
         ("[".repeat(100_000), None, ErrorCode::TooDeep),
         (format!(r#"{{"op":"ping","id":9,"x":{}}}"#, deep(100_000)), Some(9), ErrorCode::TooDeep),
-        (format!(r#"{{"op":"subscribe","filter":"a","from":{},"id":9}}"#, deep(100_000)), Some(9), ErrorCode::TooDeep),
+        (
+            format!(r#"{{"op":"subscribe","filter":"a","from":{},"id":9}}"#, deep(100_000)),
+            Some(9),
+            ErrorCode::TooDeep,
+        ),
     ] {
         let error = client(&line).unwrap_err();
         let line = &line[..line.len().min(80)];

@@ -14,7 +14,7 @@ use ::bincode::{
 };
 
 use super::{
-    DecodeError,
+    DecodeError, Decoded,
     check::{self, bad_field},
 };
 use crate::{
@@ -249,7 +249,7 @@ pub fn tag_message(out: &mut Vec<u8>, sub: u64) {
 }
 
 /// Reads a client's frame from the start of `bytes`, and says how many of them it took.
-pub fn decode_client(bytes: &[u8]) -> (Result<ClientFrame, DecodeError>, usize) {
+pub fn decode_client(bytes: &[u8]) -> Decoded<ClientFrame> {
     decode(bytes, |number, body| match number {
         number::CONNECT => body.read(Connect::check),
         number::SUBSCRIBE => body.read(Subscribe::check),
@@ -264,7 +264,7 @@ pub fn decode_client(bytes: &[u8]) -> (Result<ClientFrame, DecodeError>, usize) 
 }
 
 /// Reads a broker's frame from the start of `bytes`, and says how many of them it took.
-pub fn decode_server(bytes: &[u8]) -> (Result<ServerFrame, DecodeError>, usize) {
+pub fn decode_server(bytes: &[u8]) -> Decoded<ServerFrame> {
     decode(bytes, |number, body| match number {
         number::WELCOME => body.read(Welcome::check),
         number::ACK => body.read(Ack::check),
@@ -280,10 +280,7 @@ pub fn decode_server(bytes: &[u8]) -> (Result<ServerFrame, DecodeError>, usize) 
     })
 }
 
-fn decode<'a, F>(
-    bytes: &'a [u8],
-    read: impl FnOnce(u64, Body<'a>) -> (Result<F, DecodeError>, usize),
-) -> (Result<F, DecodeError>, usize) {
+fn decode<'a, F>(bytes: &'a [u8], read: impl FnOnce(u64, Body<'a>) -> Decoded<F>) -> Decoded<F> {
     match ::bincode::borrow_decode_from_slice(bytes, CONFIG) {
         Ok((number, start)) => read(number, Body { bytes, start }),
         Err(error) => (Err(malformed(&error)), bytes.len()),
@@ -299,10 +296,7 @@ struct Body<'a> {
 
 impl<'a> Body<'a> {
     /// Reads the fields, then makes a frame of them.
-    fn read<W: Fields<'a>, F>(
-        self,
-        check: impl FnOnce(W) -> Result<F, DecodeError>,
-    ) -> (Result<F, DecodeError>, usize) {
+    fn read<W: Fields<'a>, F>(self, check: impl FnOnce(W) -> Result<F, DecodeError>) -> Decoded<F> {
         let fields = &self.bytes[self.start..];
         match ::bincode::borrow_decode_from_slice::<W, _>(fields, CONFIG) {
             Ok((wire, length)) => {
@@ -316,7 +310,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn unknown<F>(self, number: u64) -> (Result<F, DecodeError>, usize) {
+    fn unknown<F>(self, number: u64) -> Decoded<F> {
         let error =
             DecodeError::new(ErrorCode::UnknownOp, format!("the frame's number is not known: {number}"));
         (Err(DecodeError { fatal: true, ..error }), self.bytes.len())

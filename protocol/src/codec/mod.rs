@@ -41,7 +41,10 @@ const MESSAGE_BYTES: usize = 256;
 impl DecodeError {
     fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        if message.len() > MESSAGE_BYTES {
+            let end = (0..=MESSAGE_BYTES).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+            message.truncate(end);
+        }
         Self { id: None, code, message, fatal: false }
     }
 
@@ -121,14 +124,17 @@ impl Codec {
     }
 }
 
+/// What was read from the start of some bytes, and how many of them it took: all of them where the error is fatal.
+type Decoded<F> = (Result<F, DecodeError>, usize);
+
 /// The frames of one WebSocket message.
 struct Frames<'a, F> {
     codec: Codec,
     rest: &'a [u8],
     /// Reads one line.
     json: fn(&[u8]) -> Result<F, DecodeError>,
-    /// Reads one frame and says how many bytes it took: all there are where the error is fatal.
-    bincode: fn(&[u8]) -> (Result<F, DecodeError>, usize),
+    /// Reads one frame from the start.
+    bincode: fn(&[u8]) -> Decoded<F>,
 }
 
 impl<F> Iterator for Frames<'_, F> {
