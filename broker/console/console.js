@@ -243,7 +243,7 @@ function drawCard(subscription, card) {
   set("lag", lag.text);
   set("received", number(received));
   set("gaps", gaps === 0 ? "0" : `${number(gaps)} (${missedUnknown ? "≥ " : ""}${number(missed)} messages)`);
-  set("latency", latency === null ? "–" : milliseconds(latency));
+  set("latency", latency === null ? "–" : `${number(latency)} ms`);
   set("policy", terms ? `${terms.overflow}, ${number(terms.limit)}` : "–");
   set("position", positionText(positions) || (terms ? "none: live only" : "–"));
   card.querySelector(".pause").setAttribute("aria-pressed", paused);
