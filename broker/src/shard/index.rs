@@ -36,6 +36,22 @@ impl<K> Matches<'_, K> {
     }
 }
 
+/// What the answers kept for wildcards may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Topics whose answer is kept, at about 100 bytes each; at least one is.
+    pub topics: usize,
+    /// Keys in answers that merge several filters; the newest answer may exceed it alone.
+    pub keys: usize,
+}
+
+impl Default for CacheLimits {
+    /// 6 MiB for topics, and 2 MiB where a key has 8 bytes.
+    fn default() -> Self {
+        Self { topics: 65_536, keys: 1 << 18 }
+    }
+}
+
 /// A topic that some filter without wildcards names.
 #[derive(Debug)]
 struct Exact<K> {
@@ -52,10 +68,15 @@ impl<K: Copy + Ord> Default for Index<K> {
 }
 
 impl<K: Copy + Ord> Index<K> {
-    /// Without subscriptions.
+    /// Without subscriptions, with the default cache.
     pub fn new() -> Self {
+        Self::with_cache(CacheLimits::default())
+    }
+
+    /// Without subscriptions.
+    pub fn with_cache(limits: CacheLimits) -> Self {
         let hasher = DefaultHashBuilder::default();
-        Self { exact: HashTable::new(), wild: Wild::new(), hasher, len: 0 }
+        Self { exact: HashTable::new(), wild: Wild::new(limits), hasher, len: 0 }
     }
 
     /// Adds `key` under `filter`; false where it stood there already. Cheapest where `key` is the largest.
@@ -185,8 +206,8 @@ struct Node {
 }
 
 impl<K: Copy + Ord> Wild<K> {
-    fn new() -> Self {
-        Self { root: Node::default(), lists: Slab::new(), cache: Cache::new() }
+    fn new(limits: CacheLimits) -> Self {
+        Self { root: Node::default(), lists: Slab::new(), cache: Cache::new(limits) }
     }
 
     fn insert(&mut self, filter: &Filter, key: K) -> bool {
@@ -211,7 +232,7 @@ impl<K: Copy + Ord> Wild<K> {
             self.root.remove(filter.as_str());
         }
         if self.lists.is_empty() {
-            *self = Self::new();
+            *self = Self::new(self.cache.limits);
         }
         self.cache.is_stale = true;
         true
@@ -334,6 +355,7 @@ fn split(text: &str) -> (&str, Option<&str>) {
 /// The wildcards' answers for the topics that were asked for lately.
 #[derive(Debug)]
 struct Cache<K> {
+    limits: CacheLimits,
     /// Indices of entries by topic.
     slots: HashTable<u32>,
     entries: Vec<Cached<K>>,
@@ -371,14 +393,9 @@ impl<K> Answer<K> {
     }
 }
 
-/// The most topics whose answer is cached: about 100 bytes each.
-const CACHE_TOPICS: usize = 65_536;
-/// The most keys in merged answers (one answer may exceed it alone): 2 MiB where a key has 8 bytes.
-const CACHE_KEYS: usize = 1 << 18;
-
 impl<K> Cache<K> {
-    fn new() -> Self {
-        Self { slots: HashTable::new(), entries: Vec::new(), hand: 0, keys: 0, is_stale: false }
+    fn new(limits: CacheLimits) -> Self {
+        Self { limits, slots: HashTable::new(), entries: Vec::new(), hand: 0, keys: 0, is_stale: false }
     }
 
     fn clear(&mut self) {
@@ -400,7 +417,8 @@ impl<K> Cache<K> {
 
     fn insert(&mut self, hash: u64, topic: &Topic, answer: Answer<K>) -> usize {
         self.keys += answer.keys();
-        while self.entries.len() >= CACHE_TOPICS || (self.keys > CACHE_KEYS && !self.entries.is_empty()) {
+        let CacheLimits { topics, keys } = self.limits;
+        while !self.entries.is_empty() && (self.entries.len() >= topics || self.keys > keys) {
             self.evict();
         }
         let slot = self.entries.len();
