@@ -20,6 +20,10 @@ use crate::websocket::{
     writer::{push_close, push_frame},
 };
 
+/// The answers to pings that may wait for one connection, in bytes with their heads. Room for a burst: Autobahn's 2.10
+/// wants each of ten pings answered, where the RFC asks for the last one's answer only.
+const PONG_BYTES: usize = 2048;
+
 /// One WebSocket connection over a non-blocking socket that its owner polls edge-triggered.
 ///
 /// About a hundred bytes while nothing is under way.
@@ -66,8 +70,8 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub struct Written {
-    /// How many bytes of `data` the kernel took. Data is taken only once all that was pending is; after a close frame
-    /// was queued none ever is.
+    /// How many bytes of `data` the kernel took: none while anything that was pending is not taken, and none after a
+    /// close frame.
     pub taken: usize,
     /// Whether the socket takes no more for now: wait until it is writable.
     pub blocked: bool,
@@ -87,10 +91,10 @@ struct Pending {
     bytes: Vec<u8>,
     /// How much of `bytes` the kernel has.
     at: usize,
-    /// The newest ping's answer. A peer that pings faster than it reads gets no more than this one.
-    pong: Option<Box<[u8]>>,
+    /// Answers to pings, at most [`PONG_BYTES`].
+    pongs: Vec<u8>,
     ping: bool,
-    /// A close frame that is not in `bytes` yet.
+    /// A close frame that waits for the data before it.
     close: Option<Vec<u8>>,
     /// Whether the last of `bytes` is our close frame.
     closes: bool,
@@ -100,12 +104,7 @@ impl Connection {
     /// A connection over an upgraded socket. `leftover` is what the client sent right behind its request: call
     /// [`read`](Self::read) once without waiting for an event if it is not empty.
     pub fn new(stream: TcpStream, leftover: Bytes, now: Instant) -> Self {
-        let unread = (!leftover.is_empty()).then(|| {
-            Box::new(Unread {
-                bytes: leftover.into(),
-                at: 0,
-            })
-        });
+        let unread = (!leftover.is_empty()).then(|| Box::new(Unread { bytes: leftover.into(), at: 0 }));
         Self {
             stream,
             read_closed: false,
@@ -179,10 +178,7 @@ impl Connection {
                 Fed::All => {}
                 Fed::Broke(used) => {
                     if used < read {
-                        self.unread = Some(Box::new(Unread {
-                            bytes: scratch[used..read].to_vec(),
-                            at: 0,
-                        }));
+                        self.unread = Some(Box::new(Unread { bytes: scratch[used..read].to_vec(), at: 0 }));
                     }
                     return ReadOutcome::More;
                 }
@@ -199,7 +195,8 @@ impl Connection {
         end.map_or(outcome, ReadOutcome::Closed)
     }
 
-    /// Sends what is pending, then `data`: whole WebSocket messages, one behind the other.
+    /// Sends what is pending, then `data`: whole WebSocket messages, one behind the other; then, if a close frame waits
+    /// and all of `data` is taken, that. So what was to be said before a close can be, and with no `data` it goes at once.
     ///
     /// Where the kernel took only part of a message of `data`, hand its rest to [`keep_partial`](Self::keep_partial).
     ///
@@ -239,8 +236,8 @@ impl Connection {
         }
     }
 
-    /// Begins the closing handshake, unless one is under way: nothing but what is pending goes before the close frame,
-    /// and nothing after it. The reason is cut at 123 bytes.
+    /// Begins the closing handshake, unless one is under way: a close frame goes behind what is pending and the data of
+    /// the next [`write`](Self::write), and nothing goes after it. The reason is cut at 123 bytes.
     pub fn close(&mut self, code: CloseCode, reason: &str, now: Instant) {
         if self.handshake.on_close(now) {
             queue_close(&mut self.pending, Some(code.number()), reason);
@@ -280,9 +277,10 @@ impl Connection {
     /// The bytes it holds, for a budget of memory: of incomplete messages, not yet read, not yet written.
     pub fn buffered(&self) -> usize {
         let unread = self.unread.as_ref().map_or(0, |unread| unread.bytes.capacity());
-        let pending = self.pending.as_ref().map_or(0, |pending| {
-            pending.bytes.capacity() + pending.pong.as_ref().map_or(0, |pong| pong.len())
-        });
+        let pending = self
+            .pending
+            .as_ref()
+            .map_or(0, |pending| size_of::<Pending>() + pending.bytes.capacity() + pending.pongs.capacity());
         self.reader.buffered() + unread + pending
     }
 
@@ -294,12 +292,7 @@ impl Connection {
         now: Instant,
         on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
     ) -> Fed {
-        let Self {
-            reader,
-            handshake,
-            pending,
-            ..
-        } = self;
+        let Self { reader, handshake, pending, .. } = self;
         let mut broke = false;
         let mut closed = None;
         let fed = reader.feed(input, limits, &mut |event| {
@@ -310,7 +303,7 @@ impl Connection {
                     return flow;
                 }
                 Event::Ping(payload) if handshake.is_open() => {
-                    pending.get_or_insert_default().pong = Some(payload.into());
+                    pending.get_or_insert_default().push_pong(payload);
                 }
                 Event::Message { .. } | Event::Ping(_) | Event::Pong(_) => {}
                 Event::Close(code, _) => {
@@ -338,48 +331,56 @@ impl Connection {
         }
     }
 
-    /// Sends what is pending, then data. Says also whether the kernel took anything.
+    /// Sends what is pending, then data, then a close frame. Says also whether the kernel took anything.
     fn write_out(&mut self, data: &[u8]) -> io::Result<(Written, bool)> {
         let mut progress = false;
+        let mut taken = 0;
+        if !self.write_pending(&mut progress)? {
+            return Ok((Written { taken, blocked: true }, progress));
+        }
+        let before_close = self.pending.as_ref().is_some_and(|pending| pending.close.is_some());
+        if !data.is_empty() && (self.handshake.is_open() || before_close) {
+            taken = send(&mut self.stream, data)?;
+            progress |= taken > 0;
+            if taken < data.len() {
+                return Ok((Written { taken, blocked: true }, progress));
+            }
+        }
+        if let Some(pending) = &mut self.pending
+            && let Some(close) = pending.close.take()
+        {
+            pending.bytes = close;
+            pending.at = 0;
+            pending.closes = true;
+        }
+        let blocked = !self.write_pending(&mut progress)?;
+        Ok((Written { taken, blocked }, progress))
+    }
+
+    /// Sends what is pending but a close frame that waits. Whether the kernel took all of it.
+    fn write_pending(&mut self, progress: &mut bool) -> io::Result<bool> {
         while let Some(pending) = &mut self.pending {
-            if pending.at == pending.bytes.len() && !pending.refill() {
+            if pending.at < pending.bytes.len() {
+                let taken = send(&mut self.stream, &pending.bytes[pending.at..])?;
+                *progress |= taken > 0;
+                pending.at += taken;
+                if pending.at < pending.bytes.len() {
+                    return Ok(false);
+                }
+            }
+            if pending.refill() {
+                continue;
+            }
+            if pending.close.is_none() {
                 let closes = pending.closes;
                 self.pending = None;
                 if closes && self.handshake.on_written() {
                     shut_down(&self.stream);
                 }
-                break;
             }
-            let taken = send(&mut self.stream, &pending.bytes[pending.at..])?;
-            progress |= taken > 0;
-            pending.at += taken;
-            if pending.at < pending.bytes.len() {
-                return Ok((
-                    Written {
-                        taken: 0,
-                        blocked: true,
-                    },
-                    progress,
-                ));
-            }
+            break;
         }
-        if data.is_empty() || !self.handshake.is_open() {
-            return Ok((
-                Written {
-                    taken: 0,
-                    blocked: false,
-                },
-                progress,
-            ));
-        }
-        let taken = send(&mut self.stream, data)?;
-        Ok((
-            Written {
-                taken,
-                blocked: taken < data.len(),
-            },
-            progress || taken > 0,
-        ))
+        Ok(true)
     }
 }
 
@@ -405,21 +406,24 @@ enum Fed {
 }
 
 impl Pending {
-    /// All of `bytes` is sent: puts what waits in their place. Whether anything did.
+    /// All of `bytes` is sent: puts the pongs and the ping that wait in their place. Whether any did.
     fn refill(&mut self) -> bool {
         self.bytes.clear();
         self.at = 0;
-        if let Some(pong) = self.pong.take() {
-            push_frame(&mut self.bytes, Opcode::Pong, &pong);
-        }
+        self.bytes.append(&mut self.pongs);
         if std::mem::take(&mut self.ping) {
             push_frame(&mut self.bytes, Opcode::Ping, &[]);
         }
-        if let Some(close) = self.close.take() {
-            self.bytes.extend_from_slice(&close);
-            self.closes = true;
-        }
         !self.bytes.is_empty()
+    }
+
+    /// Queues a pong. Where there is no room, what waits gives way: only the newest ping needs an answer (RFC 6455,
+    /// section 5.5.3), so a peer that pings and does not read gains nothing.
+    fn push_pong(&mut self, payload: &[u8]) {
+        if self.pongs.len() + 2 + payload.len() > PONG_BYTES {
+            self.pongs.clear();
+        }
+        push_frame(&mut self.pongs, Opcode::Pong, payload);
     }
 }
 

@@ -102,12 +102,7 @@ impl CloseHandshake {
     pub fn is_done(&self, now: Instant, close_timeout: Duration) -> bool {
         match self.state {
             State::Open => false,
-            State::Closing {
-                written: true,
-                peer: Peer::Closed,
-                ..
-            }
-            | State::Ended => true,
+            State::Closing { written: true, peer: Peer::Closed, .. } | State::Ended => true,
             State::Closing { since, .. } => now.saturating_duration_since(since) >= close_timeout,
         }
     }
@@ -115,11 +110,7 @@ impl CloseHandshake {
     fn begin(&mut self, now: Instant, peer: Peer) -> bool {
         let open = self.is_open();
         if open {
-            self.state = State::Closing {
-                since: now,
-                written: false,
-                peer,
-            };
+            self.state = State::Closing { since: now, written: false, peer };
         }
         open
     }
@@ -203,11 +194,8 @@ mod tests {
 
     #[test]
     fn a_stream_that_ends_or_fails_without_a_close_frame_is_done_at_once() {
-        let (mut ended, mut failed, now) = (
-            CloseHandshake::default(),
-            CloseHandshake::default(),
-            Instant::now(),
-        );
+        let (mut ended, mut failed, now) =
+            (CloseHandshake::default(), CloseHandshake::default(), Instant::now());
         ended.on_end();
         assert!(ended.is_done(now, TIMEOUT));
         assert!(failed.on_close(now));

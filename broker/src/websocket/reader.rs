@@ -205,25 +205,15 @@ impl FrameReader {
             (Opcode::Continuation, Some(message)) => {
                 message.fragments += 1;
                 if message.fragments > limits.max_fragments {
-                    return Err(Violation {
-                        code: CloseCode::PolicyViolation,
-                        reason: "too many fragments",
-                    });
+                    return Err(Violation { code: CloseCode::PolicyViolation, reason: "too many fragments" });
                 }
                 message.data.len()
             }
             (_, Some(_)) => return Err(violation("new message amid a fragmented one")),
             (_, None) => 0,
         };
-        if limits
-            .max_message_bytes
-            .checked_sub(held)
-            .is_none_or(|room| head.len > room)
-        {
-            return Err(Violation {
-                code: CloseCode::TooBig,
-                reason: CloseCode::TooBig.reason(),
-            });
+        if limits.max_message_bytes.checked_sub(held).is_none_or(|room| head.len > room) {
+            return Err(Violation { code: CloseCode::TooBig, reason: CloseCode::TooBig.reason() });
         }
         Ok(frame)
     }
@@ -253,17 +243,12 @@ impl FrameReader {
         if !frame.head.fin {
             return Ok(ControlFlow::Continue(()));
         }
-        let Some(Message {
-            kind, utf8, mut data, ..
-        }) = self.held.take().and_then(|held| held.message)
+        let Some(Message { kind, utf8, mut data, .. }) = self.held.take().and_then(|held| held.message)
         else {
             return Ok(ControlFlow::Continue(()));
         };
         utf8.finish()?;
-        Ok(on(Event::Message {
-            kind,
-            data: &mut data,
-        }))
+        Ok(on(Event::Message { kind, data: &mut data }))
     }
 
     /// The rest of a control frame's payload is here. It may stand amid a message, which it leaves alone.
@@ -311,27 +296,19 @@ impl FrameReader {
     /// Unmasks, checks and keeps a part of a data message.
     fn take_data(&mut self, frame: Frame, payload: &mut [u8]) -> Result<(), Violation> {
         frame.unmask(payload);
-        let message = self
-            .held
-            .get_or_insert_default()
-            .message
-            .get_or_insert_with(|| Message {
-                kind: frame.head.kind(),
-                utf8: Utf8::default(),
-                fragments: 1,
-                data: Vec::new(),
-            });
+        let message = self.held.get_or_insert_default().message.get_or_insert_with(|| Message {
+            kind: frame.head.kind(),
+            utf8: Utf8::default(),
+            fragments: 1,
+            data: Vec::new(),
+        });
         if message.kind == Kind::Text {
             message.utf8.push(payload)?;
         }
         let needed = message.data.len() + payload.len();
         if needed > message.data.capacity() {
             // Doubles with what has arrived, but not beyond the message's end where that is known.
-            let rest = if frame.head.fin {
-                frame.head.len - frame.read
-            } else {
-                usize::MAX
-            };
+            let rest = if frame.head.fin { frame.head.len - frame.read } else { usize::MAX };
             let most = message.data.len().saturating_add(rest);
             let capacity = needed.max(most.min(2 * message.data.capacity()));
             message.data.reserve_exact(capacity - message.data.len());
@@ -426,23 +403,11 @@ impl Head {
         };
         // A length that no address space holds is beyond every bound anyway.
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        Ok(Some((
-            Self {
-                opcode,
-                fin,
-                len,
-                mask,
-            },
-            at + mask.len(),
-        )))
+        Ok(Some((Self { opcode, fin, len, mask }, at + mask.len())))
     }
 
     fn kind(self) -> Kind {
-        if self.opcode == Opcode::Text {
-            Kind::Text
-        } else {
-            Kind::Binary
-        }
+        if self.opcode == Opcode::Text { Kind::Text } else { Kind::Binary }
     }
 }
 
@@ -465,18 +430,12 @@ fn close_payload(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
 }
 
 fn violation(reason: &'static str) -> Violation {
-    Violation {
-        code: CloseCode::ProtocolError,
-        reason,
-    }
+    Violation { code: CloseCode::ProtocolError, reason }
 }
 
 impl From<NotUtf8> for Violation {
     fn from(NotUtf8: NotUtf8) -> Self {
-        Self {
-            code: CloseCode::InvalidText,
-            reason: CloseCode::InvalidText.reason(),
-        }
+        Self { code: CloseCode::InvalidText, reason: CloseCode::InvalidText.reason() }
     }
 }
 
@@ -515,10 +474,7 @@ impl<const N: usize> Pieces<N> {
 
 impl<const N: usize> Default for Pieces<N> {
     fn default() -> Self {
-        Self {
-            bytes: [0; N],
-            len: 0,
-        }
+        Self { bytes: [0; N], len: 0 }
     }
 }
 

@@ -95,9 +95,9 @@ mod tests {
     fn it_agrees_with_the_standard_library_on_every_sequence_of_three_bytes() {
         for first in 0..=255u8 {
             for second in 0..=255u8 {
-                for third in [
-                    0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xe0, 0xf0, 0xff,
-                ] {
+                for third in
+                    [0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xe0, 0xf0, 0xff]
+                {
                     let bytes = [first, second, third];
                     assert_eq!(
                         refused_at(&bytes, 1).is_none(),

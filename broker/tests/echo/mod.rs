@@ -36,7 +36,7 @@ pub fn serve(listener: TcpListener, limits: ReaderLimits) -> io::Result<()> {
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
     let (upgraded, arrivals) = mpsc::sync_channel(UPGRADED);
     thread::spawn(move || {
-        accept(listener, |socket| upgraded.send(socket).is_ok() && waker.wake().is_ok())
+        accept(listener, move |socket| upgraded.send(socket).is_ok() && waker.wake().is_ok())
     });
 
     let mut events = Events::with_capacity(1024);
@@ -143,10 +143,11 @@ impl Peer {
 
     fn on_readable(&mut self, scratch: &mut [u8], limits: &ReaderLimits, now: Instant) {
         let waiting = &mut self.waiting;
-        let outcome = self.connection.read(scratch, limits, BUDGET, now, &mut |kind: Kind, data: &mut [u8]| {
-            push_frame(waiting, kind.into(), data);
-            if waiting.len() < BUDGET { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
+        let outcome =
+            self.connection.read(scratch, limits, BUDGET, now, &mut |kind: Kind, data: &mut [u8]| {
+                push_frame(waiting, kind.into(), data);
+                if waiting.len() < BUDGET { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
         self.readable = matches!(outcome, ReadOutcome::More);
     }
 
