@@ -312,14 +312,15 @@ impl<'a> Body<'a> {
 
     fn unknown<F>(self, number: u64) -> Decoded<F> {
         let error =
-            DecodeError::new(ErrorCode::UnknownOp, format!("the frame's number is not known: {number}"));
+            DecodeError::new(ErrorCode::UnknownOp, format_args!("the frame's number is not known: {number}"));
         (Err(DecodeError { fatal: true, ..error }), self.bytes.len())
     }
 }
 
 /// Where a frame ends is lost with it.
 fn malformed(error: &error::DecodeError) -> DecodeError {
-    let error = DecodeError::new(ErrorCode::MalformedFrame, format!("the frame cannot be read: {error}"));
+    let error =
+        DecodeError::new(ErrorCode::MalformedFrame, format_args!("the frame cannot be read: {error}"));
     DecodeError { fatal: true, ..error }
 }
 

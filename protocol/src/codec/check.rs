@@ -1,6 +1,6 @@
 //! What both codecs ask of a field's value, so that a frame means the same and is refused alike in either.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::DecodeError;
 use crate::{
@@ -34,12 +34,14 @@ pub(super) fn code(field: &str, value: u64) -> Result<ErrorCode, DecodeError> {
 
 /// A topic.
 pub(super) fn topic(text: &str) -> Result<Topic, DecodeError> {
-    Topic::parse(text).map_err(|e| DecodeError::new(ErrorCode::TopicInvalid, format!("not a topic: {e}")))
+    Topic::parse(text)
+        .map_err(|e| DecodeError::new(ErrorCode::TopicInvalid, format_args!("not a topic: {e}")))
 }
 
 /// A filter.
 pub(super) fn filter(text: &str) -> Result<Filter, DecodeError> {
-    Filter::parse(text).map_err(|e| DecodeError::new(ErrorCode::FilterInvalid, format!("not a filter: {e}")))
+    Filter::parse(text)
+        .map_err(|e| DecodeError::new(ErrorCode::FilterInvalid, format_args!("not a filter: {e}")))
 }
 
 /// A stream's name: one token of a topic. [`DEFAULT_STREAM`] by name is the same as none.
@@ -79,7 +81,7 @@ pub(super) fn position(
 /// A list of positions that a client resumes from: at most [`limits::POSITIONS`], one for each stream.
 pub(super) fn resume(positions: Vec<Position>) -> Result<Vec<Position>, DecodeError> {
     if positions.len() > limits::POSITIONS {
-        return Err(bad_field("from", &format!("has more than {} positions", limits::POSITIONS)));
+        return Err(bad_field("from", format_args!("has more than {} positions", limits::POSITIONS)));
     }
     for (index, position) in positions.iter().enumerate() {
         if positions[..index].iter().any(|earlier| earlier.stream == position.stream) {
@@ -92,7 +94,7 @@ pub(super) fn resume(positions: Vec<Position>) -> Result<Vec<Position>, DecodeEr
 /// A text of at most `limit` bytes.
 pub(super) fn bounded<'a>(field: &str, text: &'a str, limit: usize) -> Result<&'a str, DecodeError> {
     if text.len() > limit {
-        return Err(too_large(format!("`{field}` is longer than {limit} bytes")));
+        return Err(too_large(format_args!("`{field}` is longer than {limit} bytes")));
     }
     Ok(text)
 }
@@ -105,11 +107,11 @@ pub(super) fn key(text: Option<&str>) -> Result<Option<Arc<str>>, DecodeError> {
 /// A message's headers. Their names differ, since a JSON object cannot hold one twice.
 pub(super) fn headers<S: AsRef<str> + Into<Box<str>>>(pairs: Vec<(S, S)>) -> Result<Headers, DecodeError> {
     if pairs.len() > limits::HEADERS {
-        return Err(too_large(format!("more than {} headers", limits::HEADERS)));
+        return Err(too_large(format_args!("more than {} headers", limits::HEADERS)));
     }
     let bytes: usize = pairs.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len()).sum();
     if bytes > limits::HEADER_BYTES {
-        return Err(too_large(format!("the headers have more than {} bytes", limits::HEADER_BYTES)));
+        return Err(too_large(format_args!("the headers have more than {} bytes", limits::HEADER_BYTES)));
     }
     for (index, (name, _)) in pairs.iter().enumerate() {
         if pairs[..index].iter().any(|(earlier, _)| earlier.as_ref() == name.as_ref()) {
@@ -125,14 +127,14 @@ pub(super) fn payload_error(error: PayloadError) -> DecodeError {
         PayloadError::Depth => ErrorCode::TooDeep,
         PayloadError::Json(_) | PayloadError::Utf8 => ErrorCode::PayloadInvalid,
     };
-    DecodeError::new(code, error.to_string())
+    DecodeError::new(code, error)
 }
 
 /// A field whose value cannot be.
-pub(super) fn bad_field(field: &str, why: &str) -> DecodeError {
-    DecodeError::new(ErrorCode::BadField, format!("`{field}` {why}"))
+pub(super) fn bad_field(field: &str, why: impl fmt::Display) -> DecodeError {
+    DecodeError::new(ErrorCode::BadField, format_args!("`{field}` {why}"))
 }
 
-fn too_large(message: String) -> DecodeError {
+fn too_large(message: impl fmt::Display) -> DecodeError {
     DecodeError::new(ErrorCode::AttributesTooLarge, message)
 }

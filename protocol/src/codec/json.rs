@@ -426,10 +426,9 @@ fn read_payload(
     match (json, text, binary) {
         (Some(json), None, None) => Payload::json_parsed(json).map_err(check::payload_error),
         (None, Some(text), None) => Ok(Payload::text(text.0)),
-        (None, None, Some(binary)) => STANDARD
-            .decode(&*binary.0)
-            .map(Payload::binary)
-            .map_err(|e| DecodeError::new(ErrorCode::PayloadInvalid, format!("`binary` is not base64: {e}"))),
+        (None, None, Some(binary)) => STANDARD.decode(&*binary.0).map(Payload::binary).map_err(|e| {
+            DecodeError::new(ErrorCode::PayloadInvalid, format_args!("`binary` is not base64: {e}"))
+        }),
         (None, None, None) => Err(DecodeError::new(
             ErrorCode::BadField,
             "the payload is missing: one of `json`, `text`, `binary`",
@@ -459,8 +458,8 @@ fn read_from(raw: Option<&RawValue>) -> Result<From, DecodeError> {
         },
         Some(b'[') => read_positions("from", text).map(From::Positions),
         Some(b'{') => {
-            let mut fields: FromFields<'_> =
-                serde_json::from_str(text).map_err(|e| bad_field("from", &format!("cannot be read: {e}")))?;
+            let mut fields: FromFields<'_> = serde_json::from_str(text)
+                .map_err(|e| bad_field("from", format_args!("cannot be read: {e}")))?;
             let from = if let Some(n) = fields.last.take() {
                 From::Last { n: check::small("last", n)?, at: fields.at.take().map(read_at).transpose()? }
             } else if let Some(time) = fields.since.take() {
@@ -490,7 +489,7 @@ fn read_at(raw: &RawValue) -> Result<At, DecodeError> {
 
 fn read_positions(field: &str, text: &str) -> Result<Vec<Position>, DecodeError> {
     let First(list) = serde_json::from_str::<First<PositionFields<'_>>>(text)
-        .map_err(|e| bad_field(field, &format!("is not a list of positions: {e}")))?;
+        .map_err(|e| bad_field(field, format_args!("is not a list of positions: {e}")))?;
     let positions = (list.into_iter())
         .map(|mut fields| {
             let position = fields.position()?;
@@ -701,7 +700,7 @@ macro_rules! fields {
             #[allow(dead_code, reason = "only what a client sends is read this strictly")]
             fn nothing_left(&self, of: &str) -> Result<(), DecodeError> {
                 if let Some(unknown) = &self.unknown {
-                    return Err(bad_field(of, &format!("has a field that is not known: {unknown:?}")));
+                    return Err(bad_field(of, format_args!("has a field that is not known: {unknown:?}")));
                 }
                 $(if self.$field.is_some() {
                     return Err(bad_field(of, concat!("has no field `", stringify!($field), "`")));
@@ -938,10 +937,11 @@ impl MessageFields<'_> {
 
 /// Fills the fields of one line's object.
 fn parse<'a, F: Fields<'a>>(line: &'a [u8]) -> Result<F, DecodeError> {
-    let malformed = |message: String| deepen(DecodeError::new(ErrorCode::MalformedFrame, message), line);
-    let text = std::str::from_utf8(line).map_err(|_| malformed("the frame is not UTF-8".into()))?;
+    let malformed =
+        |message: fmt::Arguments<'_>| deepen(DecodeError::new(ErrorCode::MalformedFrame, message), line);
+    let text = std::str::from_utf8(line).map_err(|_| malformed(format_args!("the frame is not UTF-8")))?;
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(malformed("a frame is one JSON object".into()));
+        return Err(malformed(format_args!("a frame is one JSON object")));
     }
     let mut fields = F::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -949,9 +949,9 @@ fn parse<'a, F: Fields<'a>>(line: &'a [u8]) -> Result<F, DecodeError> {
         return Ok(fields);
     };
     let error = match (error.is_data(), fields.reading()) {
-        (true, Some(field)) => bad_field(field, &format!("cannot be read: {error}")),
-        (true, None) => DecodeError::new(ErrorCode::BadField, error.to_string()),
-        (false, _) => malformed(format!("the frame is not JSON: {error}")),
+        (true, Some(field)) => bad_field(field, format_args!("cannot be read: {error}")),
+        (true, None) => DecodeError::new(ErrorCode::BadField, error),
+        (false, _) => malformed(format_args!("the frame is not JSON: {error}")),
     };
     Err(deepen(error, line).of_request(find_id(text)))
 }
@@ -974,7 +974,7 @@ fn deepen(error: DecodeError, line: &[u8]) -> DecodeError {
     // A payload may have the whole depth, inside the frame's own level.
     let limit = limits::JSON_DEPTH + usize::from(line.trim_ascii_start().starts_with(b"{"));
     if error.code != ErrorCode::TooDeep && json_depth_exceeds(line, limit) {
-        return DecodeError::new(ErrorCode::TooDeep, format!("the frame nests deeper than {limit}"));
+        return DecodeError::new(ErrorCode::TooDeep, format_args!("the frame nests deeper than {limit}"));
     }
     error
 }
@@ -984,7 +984,7 @@ fn missing(field: &str) -> DecodeError {
 }
 
 fn unknown_op(op: &str) -> DecodeError {
-    DecodeError::new(ErrorCode::UnknownOp, format!("`op` is not known: {op:?}"))
+    DecodeError::new(ErrorCode::UnknownOp, format_args!("`op` is not known: {op:?}"))
 }
 
 fn integer(field: &str, value: Option<u64>) -> Result<u64, DecodeError> {

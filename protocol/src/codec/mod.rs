@@ -6,6 +6,8 @@ pub mod bincode;
 mod check;
 pub mod json;
 
+use std::fmt::{self, Write as _};
+
 use crate::{
     error::ErrorCode,
     frame::{ClientFrame, Message, ServerFrame},
@@ -39,13 +41,27 @@ pub struct DecodeError {
 const MESSAGE_BYTES: usize = 256;
 
 impl DecodeError {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > MESSAGE_BYTES {
-            let end = (0..=MESSAGE_BYTES).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
-            message.truncate(end);
+    /// An error whose message ends, cut, at [`MESSAGE_BYTES`].
+    fn new(code: ErrorCode, message: impl fmt::Display) -> Self {
+        struct Cut(String);
+
+        impl fmt::Write for Cut {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                let room = MESSAGE_BYTES - self.0.len();
+                if text.len() <= room {
+                    self.0.push_str(text);
+                    return Ok(());
+                }
+                let end = (0..=room).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+                self.0.push_str(&text[..end]);
+                Err(fmt::Error)
+            }
         }
-        Self { id: None, code, message, fatal: false }
+
+        let mut text = Cut(String::new());
+        // The error of a writer that is full.
+        let _ = write!(text, "{message}");
+        Self { id: None, code, message: text.0, fatal: false }
     }
 
     /// The same, of the request `id`.
