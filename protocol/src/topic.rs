@@ -69,7 +69,9 @@ pub(crate) fn check(text: &str, wildcards: bool) -> Result<(), TopicError> {
         if wildcards && (token == "*" || (token == ">" && tokens.peek().is_none())) {
             continue;
         }
-        if let Some(c) = token.chars().find(|&c| matches!(c, '*' | '>') || c.is_whitespace() || c.is_control()) {
+        if let Some(c) =
+            token.chars().find(|&c| matches!(c, '*' | '>') || c.is_whitespace() || c.is_control())
+        {
             return Err(TopicError::Character(c));
         }
     }
