@@ -8,12 +8,13 @@
 //!
 //! From the wire up: [`poll`] and [`websocket`] move bytes, [`adapter`] knows each server's protocol, [`payload`]
 //! stamps what is published, [`tally`] judges what arrives, [`load`] drives a run, [`process`] reads what the
-//! server spent, [`report`] says so.
+//! server spent, [`probe`] how fast the core is right now, [`report`] says so.
 
 pub mod adapter;
 pub mod load;
 pub mod payload;
 pub mod poll;
+pub mod probe;
 pub mod process;
 pub mod report;
 pub mod tally;

@@ -81,17 +81,29 @@ impl Stamp {
 
     #[inline]
     fn from_digits(digits: [u8; DIGITS]) -> Option<Self> {
-        let mut number = 0;
-        let mut wrong = 0;
-        for digit in digits {
-            let value = digit.wrapping_sub(b'0');
-            wrong |= u8::from(value > 9);
-            number = number * 10 + u64::from(value);
-        }
+        let [high, low] = [0, 8].map(|at| {
+            let eight: [u8; 8] = std::array::from_fn(|i| digits[at + i]);
+            eight_digits(u64::from_le_bytes(eight))
+        });
+        let number = high? * 100_000_000 + low?;
         // The first digit is 1.
         let flow = (number / MAX_SEQUENCE).checked_sub(10_000).filter(|&flow| flow < MAX_FLOWS as u64)?;
-        (wrong == 0).then_some(Self { flow: flow as usize, sequence: number % MAX_SEQUENCE })
+        Some(Self { flow: flow as usize, sequence: number % MAX_SEQUENCE })
     }
+}
+
+/// The number that eight ASCII digits stand for, the first in the lowest byte; `None` where one is no digit. All
+/// eight at once, by adding neighbours pairwise: digit by digit this was a fifth of the generator's time.
+#[inline]
+fn eight_digits(ascii: u64) -> Option<u64> {
+    const HIGH: u64 = 0xf0f0_f0f0_f0f0_f0f0;
+    const ZEROS: u64 = 0x3030_3030_3030_3030;
+    // Adding 6 carries into the high half of a byte whose low half is beyond 9.
+    let all_digits = ascii & HIGH == ZEROS && ascii.wrapping_add(0x0606_0606_0606_0606) & HIGH == ZEROS;
+    let pairs = (ascii & !HIGH).wrapping_mul(10 << 8 | 1) >> 8 & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100 << 16 | 1) >> 16 & 0x0000_ffff_0000_ffff;
+    let eight = fours.wrapping_mul(10_000 << 32 | 1) >> 32;
+    all_digits.then_some(eight)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 mod floor;
 mod tidegate_bincode;
 mod tidegate_json;
+#[cfg(test)]
+mod transcript;
 
 use std::io;
 

@@ -14,7 +14,7 @@ use crate::websocket::{self, Malformed};
 pub struct TidegateBincode;
 
 /// The tag of a `message` frame (`docs/protocol.md`).
-const MESSAGE: u8 = 3;
+const MESSAGE: u8 = 19;
 
 impl Adapter for TidegateBincode {
     type State = ();
@@ -140,5 +140,42 @@ impl<'a> Walk<'a> {
             _ => return None,
         };
         Some(self.skip(width)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::transcript::Transcript;
+
+    #[test]
+    fn the_walk_finds_what_the_codec_wrote() {
+        let mut transcript = Transcript::default();
+        let expected = transcript.messages(Codec::Bincode);
+        TidegateBincode.receive(&mut (), &transcript.bytes, &mut transcript.talk).unwrap();
+        assert_eq!(transcript.talk.delivered, expected);
+        assert_eq!(transcript.talk.ready, 1);
+    }
+
+    #[test]
+    fn a_gap_or_an_error_ends_the_run() {
+        for bytes in Transcript::refusals(Codec::Bincode) {
+            let fault = TidegateBincode.receive(&mut (), &bytes, &mut Transcript::default().talk);
+            assert!(matches!(fault, Err(Fault::Told(_))), "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_cut_anywhere_is_a_fault() {
+        let mut transcript = Transcript::default();
+        transcript.messages(Codec::Bincode);
+        let first = transcript.ends[0];
+        for cut in 1..first {
+            let talk = &mut Transcript::default().talk;
+            assert!(
+                TidegateBincode.receive(&mut (), &transcript.bytes[..cut], talk).is_err(),
+                "cut at {cut}"
+            );
+        }
     }
 }

@@ -85,3 +85,32 @@ impl Adapter for TidegateJson {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_protocol::Codec;
+
+    use super::*;
+    use crate::adapter::transcript::{SIZE, Transcript};
+
+    fn adapter() -> TidegateJson {
+        TidegateJson { payload: SIZE }
+    }
+
+    #[test]
+    fn the_walk_finds_what_the_codec_wrote() {
+        let mut transcript = Transcript::default();
+        let expected = transcript.messages(Codec::Json);
+        adapter().receive(&mut (), &transcript.bytes, &mut transcript.talk).unwrap();
+        assert_eq!(transcript.talk.delivered, expected);
+        assert_eq!(transcript.talk.ready, 1);
+    }
+
+    #[test]
+    fn a_gap_or_an_error_ends_the_run() {
+        for bytes in Transcript::refusals(Codec::Json) {
+            let fault = adapter().receive(&mut (), &bytes, &mut Transcript::default().talk);
+            assert!(matches!(fault, Err(Fault::Told(_))), "{fault:?}");
+        }
+    }
+}

@@ -191,8 +191,11 @@ impl<A: Adapter> Load<A> {
     /// Where the run is void.
     pub fn phase(&mut self, until: Until) -> Result<Measured, Fault> {
         self.latency = match self.plan.pace {
-            // A thousandth part is exact enough for a percentile.
-            Pace::Rate(_) => Some(Histogram::new(3).map_err(|error| Fault::Told(error.to_string()))?),
+            // Up to a minute, a thousandth part exact. With bounds, so that recording never allocates.
+            Pace::Rate(_) => Some(
+                Histogram::new_with_bounds(1, 60_000_000_000, 3)
+                    .map_err(|error| Fault::Told(error.to_string()))?,
+            ),
             Pace::Window { .. } => None,
         };
         let (deliveries, bytes) = (self.tally.deliveries(), self.bytes);
