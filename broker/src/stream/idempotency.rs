@@ -317,3 +317,169 @@ impl Instance {
         freed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use tidegate_protocol::Epoch;
+
+    use super::*;
+
+    const LIMITS: KeyLimits =
+        KeyLimits { window_ms: 1_000, max_instances: 3, per_instance_min: 2, max_bytes: usize::MAX };
+
+    fn settled(offset: u64) -> Settled {
+        Settled { position: Some(Position { stream: None, epoch: Epoch(1), offset }) }
+    }
+
+    #[test]
+    fn a_repeated_publish_waits_for_the_first_and_then_has_its_position() {
+        let mut keys = Keys::new(LIMITS);
+        assert_eq!(keys.begin("a", "k", 7, 0), Begin::New);
+        assert_eq!(keys.begin("a", "k", 8, 1), Begin::Pending(7));
+        keys.settle("a", "k", 7, Some(settled(41)));
+        assert_eq!(keys.begin("a", "k", 9, 2), Begin::Done(settled(41)));
+        assert_eq!(keys.begin("b", "k", 10, 2), Begin::New, "keys belong to their instance");
+    }
+
+    #[test]
+    fn a_failure_frees_the_key() {
+        let mut keys = Keys::new(LIMITS);
+        keys.begin("a", "k", 1, 0);
+        let before = keys.bytes();
+        keys.settle("a", "k", 1, None);
+        assert!(keys.bytes() < before);
+        assert_eq!(keys.begin("a", "k", 2, 0), Begin::New);
+        keys.settle("a", "k", 1, Some(settled(1)));
+        assert_eq!(keys.begin("a", "k", 3, 0), Begin::Pending(2), "only its own ticket settles a key");
+    }
+
+    #[test]
+    fn a_key_is_forgotten_after_the_window_and_an_idle_instance_with_it() {
+        let mut keys = Keys::new(LIMITS);
+        keys.begin("a", "old", 1, 0);
+        keys.begin("a", "young", 2, 600);
+        assert_eq!(keys.begin("a", "old", 3, 1_000), Begin::Pending(1));
+        assert_eq!(keys.begin("a", "old", 4, 1_001), Begin::New);
+        assert_eq!(keys.begin("a", "young", 5, 1_001), Begin::Pending(2));
+        keys.expire(2_001);
+        assert_eq!(keys.instances(), 1);
+        keys.expire(2_002);
+        assert_eq!((keys.instances(), keys.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn beyond_the_cap_on_instances_the_longest_idle_one_goes() {
+        let mut keys = Keys::new(LIMITS);
+        for (name, now) in [("a", 0), ("b", 1), ("c", 2), ("a", 3), ("d", 4)] {
+            keys.begin(name, "k", 1, now);
+        }
+        assert_eq!(keys.instances(), 3);
+        assert_eq!(keys.begin("a", "k", 2, 5), Begin::Pending(1));
+        assert_eq!(keys.begin("b", "k", 2, 5), Begin::New);
+    }
+
+    #[test]
+    fn an_instance_that_floods_does_not_push_out_the_last_keys_of_the_others() {
+        let max_bytes = 2 * (INSTANCE + 1) + 20 * (KEY + 3);
+        let mut keys = Keys::new(KeyLimits { max_bytes, ..LIMITS });
+        for ticket in 0..3 {
+            keys.begin("q", &format!("{ticket:03}"), ticket, 0);
+        }
+        for ticket in 0..500 {
+            assert_eq!(keys.begin("f", &format!("{ticket:03}"), ticket, 1), Begin::New);
+            assert!(keys.bytes() <= max_bytes);
+        }
+        assert_eq!(keys.begin("f", "499", 1_000, 2), Begin::Pending(499));
+        assert_eq!(keys.begin("f", "483", 1_000, 2), Begin::Pending(483));
+        assert_eq!(keys.begin("q", "002", 1_000, 2), Begin::Pending(2));
+        assert_eq!(keys.begin("q", "001", 1_000, 2), Begin::Pending(1));
+    }
+
+    /// One key as the model knows it: instance, key, time, state.
+    type Known = (usize, u32, u64, State);
+
+    #[test]
+    fn keys_do_what_a_list_of_them_would_do() {
+        let seeds = match std::env::var("TIDEGATE_SEED") {
+            Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
+            Err(_) => 0..500,
+        };
+        for seed in seeds {
+            eprintln!("seed {seed}: rerun it with TIDEGATE_SEED={seed}");
+            against_a_list(&mut Rng::with_seed(seed));
+        }
+    }
+
+    fn against_a_list(rng: &mut Rng) {
+        let names = ["a", "b", "c", "d", "e"];
+        let limits = KeyLimits {
+            window_ms: rng.u64(1..100),
+            max_instances: names.len(),
+            per_instance_min: rng.usize(0..4),
+            max_bytes: usize::MAX,
+        };
+        let (mut keys, mut list, mut now) = (Keys::new(limits), Vec::<Known>::new(), 0);
+        for ticket in 0..rng.u64(1..200) {
+            now += rng.u64(0..8);
+            let (instance, key) = (rng.usize(0..names.len()), rng.u32(0..12));
+            let text = key.to_string();
+            list.retain(|&(.., time, _)| now - time <= limits.window_ms);
+            let known = list.iter_mut().find(|known| (known.0, known.1) == (instance, key));
+            if rng.bool() {
+                let expected = match known.map(|known| &known.3) {
+                    Some(State::Pending(first)) => Begin::Pending(*first),
+                    Some(State::Done(settled)) => Begin::Done(settled.clone()),
+                    Some(State::Freed) | None => {
+                        list.push((instance, key, now, State::Pending(ticket)));
+                        Begin::New
+                    }
+                };
+                assert_eq!(keys.begin(names[instance], &text, ticket, now), expected);
+            } else if let Some((.., state)) = known
+                && let State::Pending(first) = *state
+            {
+                let outcome = rng.bool().then(|| settled(ticket));
+                keys.settle(names[instance], &text, first, outcome.clone());
+                match outcome {
+                    Some(settled) => *state = State::Done(settled),
+                    None => list.retain(|known| (known.0, known.1) != (instance, key)),
+                }
+            }
+        }
+        keys.expire(now + limits.window_ms + 1);
+        assert_eq!((keys.instances(), keys.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn the_bounds_hold_whatever_comes() {
+        let seeds = match std::env::var("TIDEGATE_SEED") {
+            Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
+            Err(_) => 0..500,
+        };
+        for seed in seeds {
+            eprintln!("seed {seed}: rerun it with TIDEGATE_SEED={seed}");
+            let mut rng = Rng::with_seed(seed);
+            let limits = KeyLimits {
+                window_ms: rng.u64(1..1_000),
+                max_instances: rng.usize(0..5),
+                per_instance_min: rng.usize(0..6),
+                max_bytes: INSTANCE + KEY + 10 + rng.usize(0..5_000),
+            };
+            let (mut keys, mut now) = (Keys::new(limits), 0);
+            for ticket in 0..300 {
+                now += rng.u64(0..20);
+                let (name, key) = (rng.u32(0..8).to_string(), rng.u32(0..30).to_string());
+                if keys.begin(&name, &key, ticket, now) == Begin::New && rng.bool() {
+                    keys.settle(&name, &key, ticket, rng.bool().then(|| settled(ticket)));
+                }
+                assert!(keys.bytes() <= limits.max_bytes);
+                assert!(keys.instances() <= limits.max_instances.max(1));
+                let pinned = keys.instances.iter().map(|(_, instance)| {
+                    INSTANCE + instance.name.len() + instance.keys.iter().map(Key::cost).sum::<usize>()
+                });
+                assert_eq!(keys.bytes(), pinned.sum::<usize>());
+            }
+        }
+    }
+}
