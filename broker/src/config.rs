@@ -26,6 +26,8 @@ mod print;
 mod section;
 mod unit;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::unit::{A_DURATION, parse_duration};
 pub use self::{
     check::Mistake,
     load::{ConfigError, Loader},
@@ -140,6 +142,8 @@ sections! {
         pub outbox_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
         /// What read buffers and control lanes may hold. At it, new connections are refused.
         pub connection_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
+        /// What remembered idempotency keys may hold, for each stream. At it, the longest idle go.
+        pub idempotency_bytes: u64 = 64 << 20, Size(MIB..=16 * TIB);
         /// What waits between shards, in messages for one shard.
         pub shard_queue_messages: usize = 16_384, Count(16..=10_000_000);
     }
