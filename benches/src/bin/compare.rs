@@ -4,13 +4,13 @@
 use std::{
     fmt::Write as _,
     io::{self, BufRead, BufReader, Read},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     str::FromStr,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser;
@@ -234,6 +234,9 @@ fn measure(options: &Options, scenario: Scenario, contender: &Contender) -> io::
     Ok(Round { report, probe_us: (probe_before + probe_after) / 2e3 })
 }
 
+/// How long a server may take until it listens.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A server that runs, until this is dropped.
 struct Server {
     process: Child,
@@ -243,7 +246,7 @@ struct Server {
 impl Server {
     /// Starts it on one core, and waits until it says where it listens.
     fn start(command: &[String], core: usize) -> io::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let given_port = command.iter().any(|word| word.contains("{port}"));
         let words: Vec<_> = command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
         // A process inherits the cores of the thread that starts it.
@@ -259,7 +262,8 @@ impl Server {
             });
             start.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
         })?;
-        let (found, address) = mpsc::channel();
+        // Room for the one address that is waited for.
+        let (found, address) = mpsc::sync_channel(1);
         if let Some(stdout) = process.stdout.take() {
             watch(stdout, found.clone());
         }
@@ -267,26 +271,18 @@ impl Server {
             watch(stderr, found);
         }
         let mut server = Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) };
-        if given_port {
-            server.await_listening()?;
-        } else {
-            server.address = address
-                .recv_timeout(Duration::from_secs(10))
-                .map_err(|_| io::Error::other(format!("{} does not say where it listens", words[0])))?;
-        }
-        Ok(server)
-    }
-
-    fn await_listening(&self) -> io::Result<()> {
-        let mut last = Ok(());
-        for _ in 0..200 {
-            match std::net::TcpStream::connect(self.address) {
-                Ok(_) => return Ok(()),
-                Err(error) => last = Err(error),
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline {
+            match address.recv_timeout(Duration::from_millis(50)) {
+                Ok(address) if !given_port => {
+                    server.address = address;
+                    return Ok(server);
+                }
+                _ if given_port && TcpStream::connect(server.address).is_ok() => return Ok(server),
+                _ => {}
             }
-            thread::sleep(Duration::from_millis(50));
         }
-        last
+        Err(io::Error::other(format!("{} does not say where it listens", words[0])))
     }
 }
 
@@ -298,12 +294,12 @@ impl Drop for Server {
 }
 
 /// Reads to the end, so that the server is never blocked on its log, and hands over the first address in it.
-fn watch(output: impl Read + Send + 'static, found: mpsc::Sender<SocketAddr>) {
+fn watch(output: impl Read + Send + 'static, found: mpsc::SyncSender<SocketAddr>) {
     thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             if let Some(address) = address_in(&String::from_utf8_lossy(&line)) {
                 // Only the first is waited for.
-                let _ = found.send(address);
+                let _ = found.try_send(address);
             }
         }
     });
@@ -328,7 +324,7 @@ fn table(scenario: Scenario, options: &Options, contenders: &[Contender], rounds
     let _ = writeln!(
         out,
         "{:<20} {:<18} {:>28} {:>24} {:>11} {:>17}",
-        "server", "figure", "", "x floor", "bytes each", "generator CPU µs"
+        "server", "figure", "measured", "x floor", "bytes each", "generator CPU µs"
     );
     for (index, contender) in contenders.iter().enumerate() {
         for figure in 0..rounds[0][index].figures().len() {
