@@ -10,20 +10,14 @@ fn directory() -> PathBuf {
 
 fn load(name: &str, text: &str) -> Config {
     let mut loader = Loader::new();
-    loader
-        .file(name, text)
-        .and_then(|()| loader.finish())
-        .unwrap_or_else(|error| panic!("{error}"))
+    loader.file(name, text).and_then(|()| loader.finish()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
 fn tidegate_toml_is_what_config_print_writes_of_the_defaults() {
     let text = fs::read_to_string(directory().join("tidegate.toml")).unwrap();
     let printed = Config::default().to_toml();
-    assert_eq!(
-        text, printed,
-        "write it anew: tidegate config print > config/tidegate.toml"
-    );
+    assert_eq!(text, printed, "write it anew: tidegate config print > config/tidegate.toml");
     assert_eq!(load("tidegate.toml", &text), Config::default());
 }
 
@@ -80,9 +74,7 @@ fn the_documented_defaults_are_the_defaults() {
         "retain_last_bytes = \"16MiB\"",
     ] {
         assert!(
-            printed
-                .lines()
-                .any(|printed| printed.split(" # ").next() == Some(line)),
+            printed.lines().any(|printed| printed.split(" # ").next() == Some(line)),
             "not a default: {line}"
         );
     }
