@@ -187,6 +187,17 @@ impl Default for Config {
     }
 }
 
+impl Server {
+    /// How many shards to run: `shards`, or one for each core the process may run on (its affinity and its cgroup's
+    /// quota count).
+    pub fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            shards => shards,
+        }
+    }
+}
+
 impl Config {
     /// The sections that stand once in a file, each under its name.
     fn sections(&self) -> [(&'static str, &dyn Section); 4] {

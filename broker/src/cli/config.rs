@@ -25,12 +25,7 @@ pub(super) struct File {
     ///
     /// Variables of the environment have the last word over it: `TIDEGATE_SERVER__LISTEN` for `listen` in
     /// `[server]`, `TIDEGATE_STREAMS` and `TIDEGATE_TOPICS` for the lists, as TOML.
-    #[arg(
-        long = "config",
-        value_name = "FILE",
-        env = "TIDEGATE_CONFIG",
-        hide_env_values = true
-    )]
+    #[arg(long = "config", value_name = "FILE", env = "TIDEGATE_CONFIG", hide_env_values = true)]
     path: Option<PathBuf>,
 }
 
@@ -59,9 +54,7 @@ impl File {
                 .map_err(|error| Failure::Mistake(format!("{name}: cannot be read: {error}")))?;
             loader.file(&name, &text).map_err(mistake)?;
         }
-        loader
-            .environment(variables(std::env::vars_os())?)
-            .map_err(mistake)?;
+        loader.environment(variables(std::env::vars_os())?).map_err(mistake)?;
         for (flag, option, text) in flags {
             loader.flag(flag, option, &text).map_err(mistake)?;
         }
@@ -71,9 +64,7 @@ impl File {
 
 /// The variables that may be ours, as text.
 fn variables(all: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, Failure> {
-    let ours = all
-        .into_iter()
-        .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
+    let ours = all.into_iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
     ours.map(|(name, value)| match (name.into_string(), value.into_string()) {
         (Ok(name), Ok(value)) => Ok((name, value)),
         (Ok(name), Err(_)) => Err(Failure::Mistake(format!("{name}: not UTF-8"))),

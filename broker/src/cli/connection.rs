@@ -23,10 +23,7 @@ impl Connection {
     /// A first attempt that fails is told; a connection lost later comes back by itself.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         let options = Options::new().client_name(concat!("tidegate-cli/", env!("CARGO_PKG_VERSION")));
-        options
-            .connect(&self.url)
-            .await
-            .map_err(|error| Failure::Failed(format!("{}: {error}", self.url)))
+        options.connect(&self.url).await.map_err(|error| Failure::Failed(format!("{}: {error}", self.url)))
     }
 }
 

@@ -37,13 +37,7 @@ struct Cli {
 
     /// What is logged on stderr: error, warn, info, debug, trace, off, or by module, such as
     /// `info,tidegate::session=debug` [default: info for serve, else warn]
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "TIDEGATE_LOG_LEVEL",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "LEVEL", env = "TIDEGATE_LOG_LEVEL", hide_env_values = true)]
     log_level: Option<String>,
 }
 
@@ -95,16 +89,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Help and version are answered here, and a mistake is told in one line instead of clap's five.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     let matches = Cli::command().try_get_matches_from(arguments);
-    matches
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(|error| {
-            if error.use_stderr() {
-                return report(&Failure::Mistake(in_one_line(&error)), 2);
-            }
-            // Whoever asked for help and has gone meanwhile needs none.
-            let _ = error.print();
-            ExitCode::SUCCESS
-        })
+    matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        if error.use_stderr() {
+            return report(&Failure::Mistake(in_one_line(&error)), 2);
+        }
+        // Whoever asked for help and has gone meanwhile needs none.
+        let _ = error.print();
+        ExitCode::SUCCESS
+    })
 }
 
 /// What clap says before its usage, with the tip it may have.
@@ -126,17 +118,11 @@ fn report(failure: &Failure, code: u8) -> ExitCode {
 impl Cli {
     fn start_log(&self) -> Result<(), Failure> {
         let serves = matches!(self.command, None | Some(Command::Serve(_)));
-        let level = self
-            .log_level
-            .as_deref()
-            .unwrap_or(if serves { "info" } else { "warn" });
+        let level = self.log_level.as_deref().unwrap_or(if serves { "info" } else { "warn" });
         let filter = EnvFilter::builder()
             .parse(level)
             .map_err(|error| Failure::Mistake(format!("--log-level {level}: {error}")))?;
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .init();
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
         Ok(())
     }
 }
@@ -153,10 +139,7 @@ impl fmt::Display for Failure {
 /// Writes to stdout what is not a stream of messages.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(Failure::stdout)
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
 }
 
 impl Failure {

@@ -188,10 +188,7 @@ impl Publish {
 
     fn payload_of_argument(&self, text: &str) -> Result<Payload, Failure> {
         let payload = if self.binary {
-            BASE64
-                .decode(text)
-                .map(Payload::binary)
-                .map_err(|error| format!("not base64: {error}"))
+            BASE64.decode(text).map(Payload::binary).map_err(|error| format!("not base64: {error}"))
         } else {
             self.payload_of_bytes(text.as_bytes())
         };
@@ -201,10 +198,7 @@ impl Publish {
     fn payload_of_line(&self, mut line: Vec<u8>) -> Result<(Option<String>, Payload), String> {
         let mut key = None;
         if self.keyed {
-            let tab = line
-                .iter()
-                .position(|&byte| byte == b'\t')
-                .ok_or("no tab after the key")?;
+            let tab = line.iter().position(|&byte| byte == b'\t').ok_or("no tab after the key")?;
             let payload = line.split_off(tab + 1);
             line.truncate(tab);
             key = Some(String::from_utf8(line).map_err(|_| "the key is not UTF-8")?);
@@ -242,11 +236,7 @@ impl Publish {
         }
         let mut line = match &ack.position {
             Some(position) => {
-                let stream = position
-                    .stream
-                    .as_ref()
-                    .map(|stream| format!("{stream}:"))
-                    .unwrap_or_default();
+                let stream = position.stream.as_ref().map(|stream| format!("{stream}:")).unwrap_or_default();
                 format!("{stream}{}:{}", position.epoch, position.offset)
             }
             None => "live only".into(),
@@ -293,14 +283,7 @@ impl Run {
                 bar.set_style(style);
             }
         }
-        Self {
-            pending: VecDeque::new(),
-            read: 0,
-            acknowledged: 0,
-            failed: 0,
-            stopped: false,
-            bar,
-        }
+        Self { pending: VecDeque::new(), read: 0, acknowledged: 0, failed: 0, stopped: false, bar }
     }
 
     /// The oldest ack, once it is there.
@@ -328,8 +311,7 @@ impl Run {
 
     fn fail(&mut self, line: u64, error: &PublishError) {
         self.failed += 1;
-        self.bar
-            .suspend(|| eprintln!("tidegate: stdin: line {line}: {error}"));
+        self.bar.suspend(|| eprintln!("tidegate: stdin: line {line}: {error}"));
     }
 
     fn show(&self) {
@@ -341,10 +323,7 @@ impl Run {
 
     fn incomplete(&self, why: &str) -> Failure {
         self.bar.finish_and_clear();
-        Failure::Failed(format!(
-            "{} of {} messages were acknowledged: {why}",
-            self.acknowledged, self.read
-        ))
+        Failure::Failed(format!("{} of {} messages were acknowledged: {why}", self.acknowledged, self.read))
     }
 }
 
@@ -361,9 +340,7 @@ fn stdin_whole() -> Result<Vec<u8>, Failure> {
         .read_to_end(&mut bytes)
         .map_err(|error| Failure::Failed(format!("stdin: {error}")))?;
     if bytes.len() as u64 > LARGEST_PAYLOAD {
-        return Err(Failure::Mistake(format!(
-            "stdin: more than {LARGEST_PAYLOAD} bytes"
-        )));
+        return Err(Failure::Mistake(format!("stdin: more than {LARGEST_PAYLOAD} bytes")));
     }
     Ok(bytes)
 }

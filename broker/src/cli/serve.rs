@@ -41,9 +41,7 @@ impl Serve {
             let mut signals =
                 Signals::catch().map_err(|error| Failure::Failed(format!("signals: {error}")))?;
             let listener = server::bind(&config).map_err(|error| Failure::Mistake(error.to_string()))?;
-            let address = listener
-                .local_addr()
-                .map_err(|error| Failure::Failed(error.to_string()))?;
+            let address = listener.local_addr().map_err(|error| Failure::Failed(error.to_string()))?;
             say_where(address);
             server::run(listener, config, async move { signals.recv().await })
                 .await

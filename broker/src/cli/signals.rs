@@ -13,10 +13,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Must be called inside a runtime.
     pub(super) fn catch() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Resolves with the next that comes. Cancel-safe.

@@ -161,9 +161,7 @@ impl Subscribe {
         let events = client.events();
         let mut subscriptions = Vec::with_capacity(self.filters.len());
         for filter in &self.filters {
-            let mut subscribe = client
-                .subscribe(filter.clone())
-                .from(self.from.at(SystemTime::now()));
+            let mut subscribe = client.subscribe(filter.clone()).from(self.from.at(SystemTime::now()));
             if let Some(overflow) = self.overflow {
                 subscribe = subscribe.overflow(overflow);
             }
@@ -175,14 +173,7 @@ impl Subscribe {
                 .map_err(|error| Failure::Failed(format!("not subscribed to {filter}: {error}")))?;
             subscriptions.push(subscription);
         }
-        Ok(Reader {
-            client,
-            events,
-            subscriptions,
-            turn: 0,
-            taken: 0,
-            refused: None,
-        })
+        Ok(Reader { client, events, subscriptions, turn: 0, taken: 0, refused: None })
     }
 
     fn format(&self) -> Format {
@@ -195,17 +186,14 @@ impl Subscribe {
 
     /// Each filter is a subscription of its own, and each is given the message: the first one's is printed.
     fn belongs_to_an_earlier(&self, index: usize, message: &tidegate_client::Message) -> bool {
-        self.filters[..index]
-            .iter()
-            .any(|filter| filter.matches(&message.topic))
+        self.filters[..index].iter().any(|filter| filter.matches(&message.topic))
     }
 
     fn out_of_time(&self, left: Option<u64>) -> Result<(), Failure> {
         match (left, self.count) {
-            (Some(left), Some(count)) => Err(Failure::Failed(format!(
-                "{} of {count} messages came in time",
-                count - left
-            ))),
+            (Some(left), Some(count)) => {
+                Err(Failure::Failed(format!("{} of {count} messages came in time", count - left)))
+            }
             _ => Ok(()),
         }
     }
@@ -302,9 +290,7 @@ impl FromArgument {
         match self {
             Self::At(start) => start.clone(),
             Self::Ago(ago) => {
-                let since = now
-                    .checked_sub(*ago)
-                    .and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+                let since = now.checked_sub(*ago).and_then(|since| since.duration_since(UNIX_EPOCH).ok());
                 Start::Since(since.map_or(0, |since| since.as_millis() as u64))
             }
         }
@@ -322,16 +308,11 @@ fn start(text: &str) -> Result<FromArgument, String> {
             _ => return Err(format!("last: {n:?} is not a number of messages")),
         },
         Some(("since", ago)) => {
-            return duration(ago)
-                .map(FromArgument::Ago)
-                .map_err(|why| format!("since: {why}"));
+            return duration(ago).map(FromArgument::Ago).map_err(|why| format!("since: {why}"));
         }
-        Some(_) => Start::Positions(
-            text.split(',')
-                .map(position)
-                .collect::<Result<_, _>>()
-                .map_err(|()| wanted)?,
-        ),
+        Some(_) => {
+            Start::Positions(text.split(',').map(position).collect::<Result<_, _>>().map_err(|()| wanted)?)
+        }
     }))
 }
 
@@ -341,11 +322,7 @@ fn position(text: &str) -> Result<Position, ()> {
         Some((stream, epoch)) => (Some(stream.into()), epoch),
         None => (None, rest),
     };
-    Ok(Position {
-        stream,
-        epoch: epoch.parse().map_err(drop)?,
-        offset: offset.parse().map_err(drop)?,
-    })
+    Ok(Position { stream, epoch: epoch.parse().map_err(drop)?, offset: offset.parse().map_err(drop)? })
 }
 
 fn filter(text: &str) -> Result<Filter, String> {
@@ -383,29 +360,13 @@ mod tests {
         assert_eq!(
             from("0000000000008f3a:41,orders:0000000000008f3a:7"),
             Ok(Start::Positions(vec![
-                Position {
-                    stream: None,
-                    epoch,
-                    offset: 41
-                },
-                Position {
-                    stream: Some("orders".into()),
-                    epoch,
-                    offset: 7
-                },
+                Position { stream: None, epoch, offset: 41 },
+                Position { stream: Some("orders".into()), epoch, offset: 7 },
             ]))
         );
-        for bad in [
-            "",
-            "now",
-            "last:",
-            "last:0",
-            "last:x",
-            "since:",
-            "since:30",
-            "8f3a:1",
-            "0000000000008f3a:",
-        ] {
+        for bad in
+            ["", "now", "last:", "last:0", "last:x", "since:", "since:30", "8f3a:1", "0000000000008f3a:"]
+        {
             assert!(from(bad).is_err(), "{bad:?}");
         }
     }

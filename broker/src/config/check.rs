@@ -94,11 +94,7 @@ impl Config {
 
     fn check_streams(&self) -> Result<(), Mistake> {
         if self.streams.len() > limits::POSITIONS {
-            let what = format!(
-                "{} streams are more than {}",
-                self.streams.len(),
-                limits::POSITIONS
-            );
+            let what = format!("{} streams are more than {}", self.streams.len(), limits::POSITIONS);
             return Err(mistake("streams", what));
         }
         for (i, stream) in self.streams.iter().enumerate() {
@@ -110,10 +106,7 @@ impl Config {
                 return Err(mistake(filters, what.into()));
             }
             if !is_default && stream.filters.is_empty() {
-                return Err(mistake(
-                    filters,
-                    format!("the stream {:?} keeps no topic", stream.name),
-                ));
+                return Err(mistake(filters, format!("the stream {:?} keeps no topic", stream.name)));
             }
             for (k, other) in self.streams[..i].iter().enumerate() {
                 if stream.name == other.name {
@@ -135,10 +128,7 @@ impl Config {
     fn check_topics(&self) -> Result<(), Mistake> {
         for (i, rule) in self.topics.iter().enumerate() {
             check_bounds(&format!("topics[{i}]"), rule)?;
-            if let Some(k) = self.topics[..i]
-                .iter()
-                .position(|other| other.filter == rule.filter)
-            {
+            if let Some(k) = self.topics[..i].iter().position(|other| other.filter == rule.filter) {
                 let what = format!("{} is the filter of topics[{k}] already", rule.filter);
                 return Err(mistake(format!("topics[{i}].filter"), what));
             }
@@ -157,15 +147,11 @@ fn check_bounds(name: &str, section: &dyn Section) -> Result<(), Mistake> {
 }
 
 fn overlap<'a>(mine: &'a [Filter], theirs: &'a [Filter]) -> Option<(&'a Filter, &'a Filter)> {
-    mine.iter()
-        .find_map(|m| Some((m, theirs.iter().find(|t| m.overlaps(t))?)))
+    mine.iter().find_map(|m| Some((m, theirs.iter().find(|t| m.overlaps(t))?)))
 }
 
 fn mistake(option: impl Into<String>, what: String) -> Mistake {
-    Mistake {
-        option: option.into(),
-        what,
-    }
+    Mistake { option: option.into(), what }
 }
 
 impl fmt::Display for Mistake {
@@ -184,15 +170,8 @@ mod tests {
     use crate::config::{Stream, TopicRule};
 
     fn stream(name: &str, filters: &[&str]) -> Stream {
-        let filters = filters
-            .iter()
-            .map(|filter| Filter::parse(filter).unwrap())
-            .collect();
-        Stream {
-            name: name.into(),
-            filters,
-            ..Stream::default()
-        }
+        let filters = filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect();
+        Stream { name: name.into(), filters, ..Stream::default() }
     }
 
     /// What `check` says of the defaults once `change` was made.
@@ -208,48 +187,26 @@ mod tests {
     #[test]
     fn the_defaults_hold() {
         assert_eq!(Config::default().check(), Ok(()));
-        assert_eq!(
-            Config {
-                streams: Vec::new(),
-                ..Config::default()
-            }
-            .check(),
-            Ok(())
-        );
+        assert_eq!(Config { streams: Vec::new(), ..Config::default() }.check(), Ok(()));
     }
 
     #[test]
     fn a_value_beyond_its_bounds_is_named_with_the_bound() {
-        assert_eq!(
-            refused(|c| c.limits.payload_bytes = 0),
-            "limits.payload_bytes: 0B is less than 1B"
-        );
-        assert_eq!(
-            refused(|c| c.server.shards = 257),
-            "server.shards: 257 is more than 256"
-        );
+        assert_eq!(refused(|c| c.limits.payload_bytes = 0), "limits.payload_bytes: 0B is less than 1B");
+        assert_eq!(refused(|c| c.server.shards = 257), "server.shards: 257 is more than 256");
         assert_eq!(
             refused(|c| c.websocket.stall_timeout = Duration::from_millis(10)),
             "websocket.stall_timeout: 10ms is less than 1s"
         );
-        assert_eq!(
-            refused(|c| c.streams[0].max_bytes = 1),
-            "streams[0].max_bytes: 1B is less than 64KiB"
-        );
+        assert_eq!(refused(|c| c.streams[0].max_bytes = 1), "streams[0].max_bytes: 1B is less than 64KiB");
     }
 
     #[test]
     fn a_port_that_strangers_reach_has_to_be_asked_for_in_so_many_words() {
         for listen in ["0.0.0.0:7400", "[::]:7400", "192.0.2.7:0"] {
             let text = refused(|c| c.server.listen = listen.parse().unwrap());
-            assert!(
-                text.starts_with(&format!("server.listen: {listen} is beyond loopback")),
-                "{text}"
-            );
-            assert!(
-                text.contains("server.allow_anonymous_beyond_loopback = true"),
-                "{text}"
-            );
+            assert!(text.starts_with(&format!("server.listen: {listen} is beyond loopback")), "{text}");
+            assert!(text.contains("server.allow_anonymous_beyond_loopback = true"), "{text}");
         }
         let mut config = Config::default();
         config.server.listen = "0.0.0.0:7400".parse().unwrap();
@@ -285,10 +242,7 @@ mod tests {
     #[test]
     fn the_default_stream_has_no_filters_and_every_other_has_some() {
         let text = refused(|c| c.streams = vec![stream("default", &["a.>"])]);
-        assert!(
-            text.starts_with("streams[0].filters: the stream \"default\""),
-            "{text}"
-        );
+        assert!(text.starts_with("streams[0].filters: the stream \"default\""), "{text}");
         assert_eq!(
             refused(|c| c.streams.push(stream("orders", &[]))),
             "streams[1].filters: the stream \"orders\" keeps no topic"
@@ -298,21 +252,13 @@ mod tests {
     #[test]
     fn stream_names_are_unique_tokens() {
         let two = |c: &mut Config| c.streams = vec![stream("a", &["x"]), stream("a", &["y"])];
-        assert_eq!(
-            refused(two),
-            "streams[1].name: \"a\" is the name of streams[0] already"
-        );
+        assert_eq!(refused(two), "streams[1].name: \"a\" is the name of streams[0] already");
         for bad in ["", "a.b", "a b", "*", "$sys", &"x".repeat(65)] {
             let text = refused(|c| c.streams = vec![stream(bad, &["x"])]);
             assert!(text.starts_with("streams[0].name: "), "{bad:?}: {text}");
         }
-        let many = (0..=limits::POSITIONS)
-            .map(|i| stream(&format!("s{i}"), &[&format!("t{i}")]))
-            .collect();
-        assert_eq!(
-            refused(|c| c.streams = many),
-            "streams: 65 streams are more than 64"
-        );
+        let many = (0..=limits::POSITIONS).map(|i| stream(&format!("s{i}"), &[&format!("t{i}")])).collect();
+        assert_eq!(refused(|c| c.streams = many), "streams: 65 streams are more than 64");
     }
 
     #[test]

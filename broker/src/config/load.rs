@@ -14,13 +14,8 @@ use super::{Config, LISTS, Mistake, Stream, TopicRule, section::Section, unit::R
 pub const PREFIX: &str = "TIDEGATE_";
 
 /// Variables with the prefix that are no options: the command line's own, and what seeded tests are run with.
-pub const OTHER_VARIABLES: [&str; 5] = [
-    "TIDEGATE_URL",
-    "TIDEGATE_LOG_LEVEL",
-    "TIDEGATE_CONFIG",
-    "TIDEGATE_SEED",
-    "TIDEGATE_SEEDS",
-];
+pub const OTHER_VARIABLES: [&str; 5] =
+    ["TIDEGATE_URL", "TIDEGATE_LOG_LEVEL", "TIDEGATE_CONFIG", "TIDEGATE_SEED", "TIDEGATE_SEEDS"];
 
 /// Lays the sources over each other, and remembers where each value came from.
 ///
@@ -64,10 +59,7 @@ impl Loader {
 
     /// Lays a TOML file over what there is; `name` is what mistakes in it are reported under.
     pub fn file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
-        let at = |offset: usize| Place::File {
-            name: name.to_owned(),
-            line: line_of(text, offset),
-        };
+        let at = |offset: usize| Place::File { name: name.to_owned(), line: line_of(text, offset) };
         let document = DeTable::parse(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             ConfigError::new(at(offset), None, one_line(error.message()))
@@ -119,19 +111,18 @@ impl Loader {
                 continue;
             }
             let option = name.replacen("__", ".", 1);
-            self.option(place, &option, &Raw::Text(&text))
-                .map_err(|mut error| {
-                    if error.option.is_none() {
-                        let lists = LISTS.map(str::to_owned);
-                        error.what = match nearest(&name, self.names("__").chain(lists)) {
-                            Some(other) => {
-                                format!("not known; did you mean {PREFIX}{}?", other.to_ascii_uppercase())
-                            }
-                            None => "not known".into(),
-                        };
-                    }
-                    error
-                })?;
+            self.option(place, &option, &Raw::Text(&text)).map_err(|mut error| {
+                if error.option.is_none() {
+                    let lists = LISTS.map(str::to_owned);
+                    error.what = match nearest(&name, self.names("__").chain(lists)) {
+                        Some(other) => {
+                            format!("not known; did you mean {PREFIX}{}?", other.to_ascii_uppercase())
+                        }
+                        None => "not known".into(),
+                    };
+                }
+                error
+            })?;
         }
         Ok(())
     }
@@ -153,16 +144,10 @@ impl Loader {
 
     fn option(&mut self, place: Place, option: &str, raw: &Raw<'_>) -> Result<(), ConfigError> {
         let target = option.split_once('.').and_then(|(section, key)| {
-            self.config
-                .section_mut(section)
-                .and_then(|section| section.set(key, raw))
+            self.config.section_mut(section).and_then(|section| section.set(key, raw))
         });
         match target {
-            None => Err(ConfigError::new(
-                place,
-                None,
-                format!("{option} is not an option"),
-            )),
+            None => Err(ConfigError::new(place, None, format!("{option} is not an option"))),
             Some(Err(what)) => Err(ConfigError::new(place, Some(option.into()), what)),
             Some(Ok(())) => {
                 self.places.insert(option.to_owned(), place);
@@ -229,15 +214,9 @@ impl Loader {
 
     /// Every option, as section and key with `joint` between them.
     fn names(&self, joint: &str) -> impl Iterator<Item = String> {
-        self.config
-            .sections()
-            .into_iter()
-            .flat_map(move |(name, section)| {
-                section
-                    .options()
-                    .into_iter()
-                    .map(move |option| format!("{name}{joint}{}", option.key))
-            })
+        self.config.sections().into_iter().flat_map(move |(name, section)| {
+            section.options().into_iter().map(move |option| format!("{name}{joint}{}", option.key))
+        })
     }
 }
 
@@ -255,11 +234,7 @@ fn entries<S: Section + Default>(
         let mut entry = S::default();
         fill(&mut entry, &name, table, at, places)?;
         if !table.keys().any(|key| key.get_ref() == required) {
-            return Err(ConfigError::new(
-                place.clone(),
-                Some(name),
-                format!("has no {required}"),
-            ));
+            return Err(ConfigError::new(place.clone(), Some(name), format!("has no {required}")));
         }
         places.insert(name, place.clone());
         entries.push(entry);
@@ -284,11 +259,7 @@ fn fill(
             Some(Err(what)) => return Err(ConfigError::new(place, Some(option), what)),
             None => {
                 let keys = section.options().into_iter().map(|option| option.key.to_owned());
-                return Err(ConfigError::new(
-                    place,
-                    Some(option),
-                    unknown(key.get_ref(), keys),
-                ));
+                return Err(ConfigError::new(place, Some(option), unknown(key.get_ref(), keys)));
             }
         }
     }
@@ -311,9 +282,7 @@ fn is_made_by_an_orchestrator(name: &str) -> bool {
     let ends_as_service = |tail: &str| {
         matches!(tail, "SERVICE_HOST" | "SERVICE_PORT" | "PORT" | "NAME")
             || tail.starts_with("SERVICE_PORT_")
-            || tail
-                .strip_prefix("PORT_")
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            || tail.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
     !name.contains("__")
         && (ends_as_service(name)
@@ -332,11 +301,7 @@ fn unknown(name: &str, known: impl Iterator<Item = String>) -> String {
 /// The known name that was most likely meant; an option's key alone stands for it too.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let likeness = |other: String| {
-        let key = other
-            .rsplit("__")
-            .next()
-            .and_then(|key| key.rsplit('.').next())
-            .unwrap_or(&other);
+        let key = other.rsplit("__").next().and_then(|key| key.rsplit('.').next()).unwrap_or(&other);
         (distance(name, &other).min(distance(name, key)), other)
     };
     let (distance, other) = known.map(likeness).min()?;
@@ -365,11 +330,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 impl ConfigError {
@@ -402,21 +363,13 @@ mod tests {
 
     fn from_file(text: &str) -> Result<Config, String> {
         let mut loader = Loader::new();
-        loader
-            .file("t.toml", text)
-            .and_then(|()| loader.finish())
-            .map_err(|error| error.to_string())
+        loader.file("t.toml", text).and_then(|()| loader.finish()).map_err(|error| error.to_string())
     }
 
     fn from_environment(variables: &[(&str, &str)]) -> Result<Config, String> {
         let mut loader = Loader::new();
-        let variables = variables
-            .iter()
-            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
-        loader
-            .environment(variables)
-            .and_then(|()| loader.finish())
-            .map_err(|error| error.to_string())
+        let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        loader.environment(variables).and_then(|()| loader.finish()).map_err(|error| error.to_string())
     }
 
     #[track_caller]
@@ -429,10 +382,7 @@ mod tests {
     #[test]
     fn an_empty_file_and_environment_are_the_defaults() {
         assert_eq!(from_file(""), Ok(Config::default()));
-        assert_eq!(
-            from_environment(&[("PATH", "/bin"), ("HOME", "/")]),
-            Ok(Config::default())
-        );
+        assert_eq!(from_environment(&[("PATH", "/bin"), ("HOME", "/")]), Ok(Config::default()));
     }
 
     #[test]
@@ -441,10 +391,7 @@ mod tests {
         let text =
             "[server]\nshards = 1\nmax_connections = 10\nlisten = \"127.0.0.1:1\"\n[limits]\nerrors = 7";
         loader.file("t.toml", text).unwrap();
-        let variables = [
-            ("SERVER__MAX_CONNECTIONS", "20"),
-            ("SERVER__LISTEN", "127.0.0.1:2"),
-        ];
+        let variables = [("SERVER__MAX_CONNECTIONS", "20"), ("SERVER__LISTEN", "127.0.0.1:2")];
         loader
             .environment(variables.map(|(name, text)| (format!("{PREFIX}{name}"), text.to_owned())))
             .unwrap();
@@ -472,41 +419,22 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(
-            config.server.reconnect_window,
-            (Duration::from_secs(1), Duration::from_secs(20))
-        );
+        assert_eq!(config.server.reconnect_window, (Duration::from_secs(1), Duration::from_secs(20)));
         assert_eq!(config.server.allowed_origins, ["https://shop.example"]);
         assert!(config.server.allow_anonymous_beyond_loopback);
         assert_eq!(config.websocket.flush_interval, Duration::from_micros(500));
-        assert_eq!(
-            (config.limits.payload_bytes, config.limits.connection_bytes),
-            (1000, 64 << 20)
-        );
-        let [orders] = &config.streams[..] else {
-            panic!("{:?}", config.streams)
-        };
+        assert_eq!((config.limits.payload_bytes, config.limits.connection_bytes), (1000, 64 << 20));
+        let [orders] = &config.streams[..] else { panic!("{:?}", config.streams) };
         assert_eq!((orders.name.as_str(), orders.filters.len()), ("orders", 2));
-        assert_eq!(
-            (orders.max_age, orders.max_bytes),
-            (Duration::from_secs(86_400), 64 << 20)
-        );
-        let [rule] = &config.topics[..] else {
-            panic!("{:?}", config.topics)
-        };
-        assert_eq!(
-            (rule.subscription_limit, rule.subscription_limit_bytes),
-            (Some(64), None)
-        );
+        assert_eq!((orders.max_age, orders.max_bytes), (Duration::from_secs(86_400), 64 << 20));
+        let [rule] = &config.topics[..] else { panic!("{:?}", config.topics) };
+        assert_eq!((rule.subscription_limit, rule.subscription_limit_bytes), (Some(64), None));
     }
 
     #[test]
     fn an_empty_list_of_streams_turns_the_default_stream_off() {
         assert_eq!(from_file("streams = []").unwrap().streams, []);
-        assert_eq!(
-            from_environment(&[("TIDEGATE_STREAMS", "[]")]).unwrap().streams,
-            []
-        );
+        assert_eq!(from_environment(&[("TIDEGATE_STREAMS", "[]")]).unwrap().streams, []);
     }
 
     #[test]
@@ -523,20 +451,8 @@ mod tests {
             "#,
         )
         .unwrap();
-        for config in [
-            Config::default(),
-            changed,
-            Config {
-                streams: Vec::new(),
-                ..Config::default()
-            },
-        ] {
-            assert_eq!(
-                from_file(&config.to_toml()),
-                Ok(config.clone()),
-                "{}",
-                config.to_toml()
-            );
+        for config in [Config::default(), changed, Config { streams: Vec::new(), ..Config::default() }] {
+            assert_eq!(from_file(&config.to_toml()), Ok(config.clone()), "{}", config.to_toml());
         }
     }
 
@@ -546,14 +462,8 @@ mod tests {
             refused(from_file("[limits]\n\npayload_byte = 1")),
             "t.toml:3: limits.payload_byte: not known; did you mean payload_bytes?"
         );
-        assert_eq!(
-            refused(from_file("[limit]\n")),
-            "t.toml:1: limit: not known; did you mean limits?"
-        );
-        assert_eq!(
-            refused(from_file("[clustering]\n")),
-            "t.toml:1: clustering: not known"
-        );
+        assert_eq!(refused(from_file("[limit]\n")), "t.toml:1: limit: not known; did you mean limits?");
+        assert_eq!(refused(from_file("[clustering]\n")), "t.toml:1: clustering: not known");
         assert_eq!(
             refused(from_file("listen = 1")),
             "t.toml:1: listen: not known; did you mean server.listen?"
@@ -571,14 +481,8 @@ mod tests {
                 "[websocket]\nping_interval = 30",
                 "t.toml:2: websocket.ping_interval: 30 is not a duration such as \"250ms\", \"30s\" or \"2m\"",
             ),
-            (
-                "[server]\nshards = \"two\"",
-                "t.toml:2: server.shards: \"two\" is not a whole number",
-            ),
-            (
-                "[server]\nshards = -1",
-                "t.toml:2: server.shards: -1 is not a whole number",
-            ),
+            ("[server]\nshards = \"two\"", "t.toml:2: server.shards: \"two\" is not a whole number"),
+            ("[server]\nshards = -1", "t.toml:2: server.shards: -1 is not a whole number"),
             (
                 "[server]\nallow_anonymous_beyond_loopback = \"yes\"",
                 "t.toml:2: server.allow_anonymous_beyond_loopback: \"yes\" is not true or false",
@@ -596,14 +500,8 @@ mod tests {
                 "\n[[streams]]\nname = \"a\"\nfilters = [\"a..b\"]",
                 "t.toml:4: streams[0].filters: \"a..b\" is not a filter: a token is empty",
             ),
-            (
-                "[[streams]]\nfilters = [\"a\"]",
-                "t.toml:1: streams[0]: has no name",
-            ),
-            (
-                "server = 1",
-                "t.toml:1: server: is a section: write [server], and its options below",
-            ),
+            ("[[streams]]\nfilters = [\"a\"]", "t.toml:1: streams[0]: has no name"),
+            ("server = 1", "t.toml:1: server: is a section: write [server], and its options below"),
             (
                 "streams = 1",
                 "t.toml:1: streams: is a list of tables: write [[streams]] above each entry, or streams = [] \
@@ -619,33 +517,21 @@ mod tests {
         let text = refused(from_file("[server]\nshards 3"));
         assert!(text.starts_with("t.toml:2: "), "{text}");
         let text = refused(from_file("[server]\nshards = 3\nshards = 4"));
-        assert!(
-            text.starts_with("t.toml:3: ") && text.contains("duplicate"),
-            "{text}"
-        );
+        assert!(text.starts_with("t.toml:3: ") && text.contains("duplicate"), "{text}");
     }
 
     #[test]
     fn a_mistake_that_only_the_whole_shows_is_told_with_the_place_of_the_value() {
         let text = refused(from_file("[server]\n# for all\nlisten = \"0.0.0.0:7400\""));
-        assert!(
-            text.starts_with("t.toml:3: server.listen: 0.0.0.0:7400 is beyond loopback"),
-            "{text}"
-        );
+        assert!(text.starts_with("t.toml:3: server.listen: 0.0.0.0:7400 is beyond loopback"), "{text}");
         let streams =
             "[[streams]]\nname = \"a\"\nfilters = [\"x\"]\n[[streams]]\nname = \"b\"\nfilters = [\"*\"]";
         let text = refused(from_file(streams));
-        assert!(
-            text.starts_with("t.toml:6: streams[1].filters: * overlaps with x"),
-            "{text}"
-        );
+        assert!(text.starts_with("t.toml:6: streams[1].filters: * overlaps with x"), "{text}");
         let text = refused(from_file("[[streams]]\nname = \"a\"\n"));
         assert!(text.starts_with("t.toml:1: streams[0].filters: "), "{text}");
         let text = refused(from_environment(&[("TIDEGATE_SERVER__LISTEN", "0.0.0.0:1")]));
-        assert!(
-            text.starts_with("TIDEGATE_SERVER__LISTEN: server.listen: 0.0.0.0:1 is beyond"),
-            "{text}"
-        );
+        assert!(text.starts_with("TIDEGATE_SERVER__LISTEN: server.listen: 0.0.0.0:1 is beyond"), "{text}");
         let mut loader = Loader::new();
         loader.flag("--listen", "server.listen", "0.0.0.0:1").unwrap();
         let text = loader.finish().unwrap_err().to_string();
@@ -662,10 +548,7 @@ mod tests {
             refused(from_environment(&[("TIDEGATE_LISTEN", "127.0.0.1:1")])),
             "TIDEGATE_LISTEN: not known; did you mean TIDEGATE_SERVER__LISTEN?"
         );
-        assert_eq!(
-            refused(from_environment(&[("TIDEGATE_FOO", "1")])),
-            "TIDEGATE_FOO: not known"
-        );
+        assert_eq!(refused(from_environment(&[("TIDEGATE_FOO", "1")])), "TIDEGATE_FOO: not known");
         assert_eq!(
             refused(from_environment(&[("TIDEGATE_SERVER__SHARDS", "x")])),
             "TIDEGATE_SERVER__SHARDS: server.shards: \"x\" is not a whole number"
@@ -686,10 +569,7 @@ mod tests {
             "TIDEGATE_METRICS_SERVICE_HOST",
             "TIDEGATE_METRICS_PORT_9000_TCP_PROTO",
         ];
-        assert_eq!(
-            from_environment(&made.map(|name| (name, "tcp://10.0.0.1:7400"))),
-            Ok(Config::default())
-        );
+        assert_eq!(from_environment(&made.map(|name| (name, "tcp://10.0.0.1:7400"))), Ok(Config::default()));
         for ours in ["TIDEGATE_PORTS", "TIDEGATE_SERVER__PORT", "TIDEGATE_REPORT"] {
             let text = refused(from_environment(&[(ours, "1")]));
             assert!(text.starts_with(&format!("{ours}: not known")), "{text}");

@@ -64,9 +64,7 @@ impl Raw<'_> {
     fn list<T>(&self, wanted: &str, read: impl Fn(&Raw<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
         let entries = |value: &DeValue<'_>| {
             let list = value.as_array().ok_or_else(|| self.is_not(wanted))?;
-            list.iter()
-                .map(|entry| read(&Raw::Toml(entry.get_ref())))
-                .collect()
+            list.iter().map(|entry| read(&Raw::Toml(entry.get_ref()))).collect()
         };
         match self {
             Raw::Toml(value) => entries(value),
@@ -100,13 +98,8 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Unit<T> for Count {
 /// A number of bytes: `65536`, `"64KiB"`, `"8MiB"`.
 pub(super) struct Size(pub(super) RangeInclusive<u64>);
 
-const SIZES: [(&str, u64); 5] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZES: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl<T: Copy + TryFrom<u64> + TryInto<u64>> Unit<T> for Size {
     fn read(&self, raw: &Raw<'_>) -> Result<T, String> {
@@ -118,11 +111,7 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Unit<T> for Size {
     fn write(&self, value: &T) -> Option<String> {
         let bytes = plain(*value);
         let (name, _) = largest_unit(bytes, &SIZES);
-        Some(if name == "B" {
-            bytes.to_string()
-        } else {
-            format!("\"{}\"", size_text(&bytes))
-        })
+        Some(if name == "B" { bytes.to_string() } else { format!("\"{}\"", size_text(&bytes)) })
     }
 
     fn check(&self, value: &T) -> Result<(), String> {
@@ -130,11 +119,7 @@ impl<T: Copy + TryFrom<u64> + TryInto<u64>> Unit<T> for Size {
     }
 
     fn bounds(&self) -> Option<String> {
-        Some(format!(
-            "{} to {}",
-            size_text(self.0.start()),
-            size_text(self.0.end())
-        ))
+        Some(format!("{} to {}", size_text(self.0.start()), size_text(self.0.end())))
     }
 }
 
@@ -159,9 +144,7 @@ const TIMES: [(&str, u64); 7] = [
 
 impl Unit<Duration> for Time {
     fn read(&self, raw: &Raw<'_>) -> Result<Duration, String> {
-        raw.text()
-            .and_then(parse_duration)
-            .ok_or_else(|| raw.is_not(A_DURATION))
+        raw.text().and_then(parse_duration).ok_or_else(|| raw.is_not(A_DURATION))
     }
 
     fn write(&self, value: &Duration) -> Option<String> {
@@ -174,11 +157,7 @@ impl Unit<Duration> for Time {
 
     fn bounds(&self) -> Option<String> {
         let range = self.range();
-        Some(format!(
-            "{} to {}",
-            duration_text(range.start()),
-            duration_text(range.end())
-        ))
+        Some(format!("{} to {}", duration_text(range.start()), duration_text(range.end())))
     }
 }
 
@@ -213,17 +192,11 @@ impl Unit<(Duration, Duration)> for Window {
         let wanted = "two durations such as [\"0s\", \"5s\"]";
         let time = Time(self.0.clone());
         let ends: Vec<Duration> = raw.list(wanted, |entry| time.read(entry))?;
-        <[Duration; 2]>::try_from(ends)
-            .map(|[from, to]| (from, to))
-            .map_err(|_| raw.is_not(wanted))
+        <[Duration; 2]>::try_from(ends).map(|[from, to]| (from, to)).map_err(|_| raw.is_not(wanted))
     }
 
     fn write(&self, (from, to): &(Duration, Duration)) -> Option<String> {
-        Some(format!(
-            "[\"{}\", \"{}\"]",
-            duration_text(from),
-            duration_text(to)
-        ))
+        Some(format!("[\"{}\", \"{}\"]", duration_text(from), duration_text(to)))
     }
 
     fn check(&self, (from, to): &(Duration, Duration)) -> Result<(), String> {
@@ -231,11 +204,7 @@ impl Unit<(Duration, Duration)> for Window {
         time.check(from)?;
         time.check(to)?;
         if from > to {
-            return Err(format!(
-                "starts at {}, after its end {}",
-                duration_text(from),
-                duration_text(to)
-            ));
+            return Err(format!("starts at {}, after its end {}", duration_text(from), duration_text(to)));
         }
         Ok(())
     }
@@ -268,9 +237,7 @@ pub(super) struct Address;
 impl Unit<SocketAddr> for Address {
     fn read(&self, raw: &Raw<'_>) -> Result<SocketAddr, String> {
         let wanted = "an address and a port such as \"127.0.0.1:7400\" or \"[::1]:7400\"";
-        raw.text()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| raw.is_not(wanted))
+        raw.text().and_then(|text| text.parse().ok()).ok_or_else(|| raw.is_not(wanted))
     }
 
     fn write(&self, value: &SocketAddr) -> Option<String> {
@@ -284,10 +251,7 @@ pub(super) struct Origins;
 impl Unit<Vec<String>> for Origins {
     fn read(&self, raw: &Raw<'_>) -> Result<Vec<String>, String> {
         raw.list("a list of origins such as [\"https://shop.example\"]", |entry| {
-            entry
-                .text()
-                .map(str::to_owned)
-                .ok_or_else(|| entry.is_not(AN_ORIGIN))
+            entry.text().map(str::to_owned).ok_or_else(|| entry.is_not(AN_ORIGIN))
         })
     }
 
@@ -313,14 +277,8 @@ fn is_origin(text: &str) -> bool {
         return false;
     };
     let has_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    has_scheme
-        && !host.is_empty()
-        && host
-            .chars()
-            .all(|c| c.is_ascii_graphic() && !"/?#@\\*\"".contains(c))
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    has_scheme && !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"/?#@\\*\"".contains(c))
 }
 
 /// A stream's name: one token.
@@ -341,15 +299,10 @@ impl Unit<String> for Name {
             return Err(format!("{value:?} is not a name: it has a dot"));
         }
         if topic.is_reserved() {
-            return Err(format!(
-                "{value:?} is not a name: what starts with $ is the broker's own"
-            ));
+            return Err(format!("{value:?} is not a name: what starts with $ is the broker's own"));
         }
         if value.len() > limits::STREAM_NAME_BYTES {
-            return Err(format!(
-                "{value:?} is longer than {} bytes",
-                limits::STREAM_NAME_BYTES
-            ));
+            return Err(format!("{value:?} is longer than {} bytes", limits::STREAM_NAME_BYTES));
         }
         Ok(())
     }
@@ -360,9 +313,7 @@ pub(super) struct OneFilter;
 
 impl Unit<Filter> for OneFilter {
     fn read(&self, raw: &Raw<'_>) -> Result<Filter, String> {
-        let text = raw
-            .text()
-            .ok_or_else(|| raw.is_not("a filter such as \"chat.>\""))?;
+        let text = raw.text().ok_or_else(|| raw.is_not("a filter such as \"chat.>\""))?;
         Filter::parse(text).map_err(|error| format!("{text:?} is not a filter: {error}"))
     }
 
@@ -376,9 +327,7 @@ pub(super) struct Filters;
 
 impl Unit<Vec<Filter>> for Filters {
     fn read(&self, raw: &Raw<'_>) -> Result<Vec<Filter>, String> {
-        raw.list("a list of filters such as [\"chat.>\"]", |entry| {
-            OneFilter.read(entry)
-        })
+        raw.list("a list of filters such as [\"chat.>\"]", |entry| OneFilter.read(entry))
     }
 
     fn write(&self, value: &Vec<Filter>) -> Option<String> {
@@ -417,9 +366,7 @@ fn parse_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// The largest unit that leaves no rest; `units` go down to 1.
 fn largest_unit<'a>(number: u64, units: &[(&'a str, u64)]) -> (&'a str, u64) {
-    let exact = units
-        .iter()
-        .find(|(_, unit)| number >= *unit && number.is_multiple_of(*unit));
+    let exact = units.iter().find(|(_, unit)| number >= *unit && number.is_multiple_of(*unit));
     *exact.or(units.last()).unwrap_or(&("", 1))
 }
 
@@ -469,27 +416,11 @@ mod tests {
         for bytes in [0, 1, 1000, 1024, 65_536, 8 << 20, (1 << 20) + 1, 3 << 30, 1 << 40] {
             let written = Unit::<u64>::write(&Size(0..=u64::MAX), &bytes).unwrap();
             let value = DeValue::parse(&written).unwrap();
-            assert_eq!(
-                Size(0..=u64::MAX).read(&Raw::Toml(value.get_ref())),
-                Ok(bytes),
-                "{written}"
-            );
+            assert_eq!(Size(0..=u64::MAX).read(&Raw::Toml(value.get_ref())), Ok(bytes), "{written}");
         }
-        for nanos in [
-            0,
-            1,
-            1_500,
-            250_000_000,
-            1_000_000_000,
-            90_000_000_000,
-            86_400_000_000_000,
-        ] {
+        for nanos in [0, 1, 1_500, 250_000_000, 1_000_000_000, 90_000_000_000, 86_400_000_000_000] {
             let duration = Duration::from_nanos(nanos);
-            assert_eq!(
-                parse_duration(&duration_text(&duration)),
-                Some(duration),
-                "{duration:?}"
-            );
+            assert_eq!(parse_duration(&duration_text(&duration)), Some(duration), "{duration:?}");
         }
         assert_eq!(duration_text(&Duration::from_secs(120)), "2m");
         assert_eq!(size_text(&65_536), "64KiB");
@@ -497,17 +428,7 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_or_size_is_refused() {
-        for bad in [
-            "",
-            "s",
-            "10",
-            "-1s",
-            "1.5s",
-            "1 s s",
-            "10S",
-            "99999999999999999999s",
-            "9999999999d",
-        ] {
+        for bad in ["", "s", "10", "-1s", "1.5s", "1 s s", "10S", "99999999999999999999s", "9999999999d"] {
             assert_eq!(parse_duration(bad), None, "{bad:?}");
         }
         for bad in ["", "KiB", "64KB", "64k", "-1", "1.5MiB", "99999999999TiB"] {
@@ -525,23 +446,11 @@ mod tests {
 
     #[test]
     fn an_origin_has_a_scheme_and_a_host_and_nothing_after() {
-        for good in [
-            "*",
-            "https://shop.example",
-            "http://localhost:5173",
-            "http://[::1]:80",
-        ] {
+        for good in ["*", "https://shop.example", "http://localhost:5173", "http://[::1]:80"] {
             assert!(is_origin(good), "{good}");
         }
-        for bad in [
-            "",
-            "shop.example",
-            "https://",
-            "https://a/",
-            "https://a/b",
-            "https://a b",
-            "https://*.a",
-        ] {
+        for bad in ["", "shop.example", "https://", "https://a/", "https://a/b", "https://a b", "https://*.a"]
+        {
             assert!(!is_origin(bad), "{bad}");
         }
     }

@@ -105,11 +105,7 @@ struct Headers<'a>(&'a [(Box<str>, Box<str>)]);
 
 impl Output {
     pub(super) fn new(format: Format) -> Self {
-        Self {
-            format,
-            stdout: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
-            unflushed: 0,
-        }
+        Self { format, stdout: BufWriter::with_capacity(64 << 10, io::stdout().lock()), unflushed: 0 }
     }
 
     /// Once for all filters.
@@ -123,19 +119,13 @@ impl Output {
             return Ok(());
         }
         let mut positions: Vec<At> = Vec::new();
-        for start in subscriptions
-            .iter()
-            .flat_map(|subscription| &subscription.terms().positions)
-        {
+        for start in subscriptions.iter().flat_map(|subscription| &subscription.terms().positions) {
             let at = At::from(start);
             if !positions.iter().any(|known| known.stream == at.stream) {
                 positions.push(at);
             }
         }
-        self.line(&Line::Subscribed {
-            filters: names(filters),
-            positions,
-        })?;
+        self.line(&Line::Subscribed { filters: names(filters), positions })?;
         self.flush()
     }
 
@@ -160,11 +150,7 @@ impl Output {
                 payload: Content::of(&message.payload),
             }),
             Format::Human => {
-                let key = message
-                    .key
-                    .as_ref()
-                    .map(|key| format!(" [{}]", harmless(key)))
-                    .unwrap_or_default();
+                let key = message.key.as_ref().map(|key| format!(" [{}]", harmless(key))).unwrap_or_default();
                 let content = match message.payload.as_str() {
                     Some(text) => harmless(text),
                     None => format!("base64 {}", BASE64.encode(message.payload.data())),
@@ -282,19 +268,12 @@ fn gap_text(gap: &Gap) -> String {
         (Some(from), Some(to)) => format!(", offsets {from} to {to}"),
         _ => String::new(),
     };
-    format!(
-        "{many}{place} (reason: {}, policy: {})",
-        wire_name(&gap.reason),
-        wire_name(&gap.policy)
-    )
+    format!("{many}{place} (reason: {}, policy: {})", wire_name(&gap.reason), wire_name(&gap.policy))
 }
 
 /// The name a value has on the wire.
 fn wire_name(value: &impl Serialize) -> String {
-    serde_json::to_string(value)
-        .unwrap_or_default()
-        .trim_matches('"')
-        .to_owned()
+    serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
 /// What strangers publish may hold a terminal's control sequences: they are shown, not obeyed.
@@ -351,11 +330,7 @@ impl From<&Position> for At {
 
 impl From<&StartPosition> for At {
     fn from(start: &StartPosition) -> Self {
-        Self::from(&Position {
-            stream: start.stream.clone(),
-            epoch: start.epoch,
-            offset: start.offset,
-        })
+        Self::from(&Position { stream: start.stream.clone(), epoch: start.epoch, offset: start.offset })
     }
 }
 
@@ -393,16 +368,7 @@ mod tests {
             gap_text(&gap),
             "12 messages are missing, offsets 43 to 60 (reason: overflow, policy: drop_oldest)"
         );
-        let away = Gap {
-            count: None,
-            from: None,
-            to: None,
-            reason: GapReason::Away,
-            ..gap
-        };
-        assert_eq!(
-            gap_text(&away),
-            "messages may be missing (reason: away, policy: drop_oldest)"
-        );
+        let away = Gap { count: None, from: None, to: None, reason: GapReason::Away, ..gap };
+        assert_eq!(gap_text(&away), "messages may be missing (reason: away, policy: drop_oldest)");
     }
 }
