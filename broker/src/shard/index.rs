@@ -454,3 +454,94 @@ impl<K> Cache<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> Filter {
+        Filter::parse(text).unwrap()
+    }
+
+    fn topic(text: &str) -> Topic {
+        Topic::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_topic_is_taken_by_name_and_by_wildcard() {
+        let mut index = Index::new();
+        for (text, key) in [("a.b", 2), ("a.*", 4), (">", 3), ("a.b", 1), ("a.b.>", 5), ("*.*", 4), ("a", 6)]
+        {
+            assert!(index.insert(&filter(text), key));
+        }
+        assert!(!index.insert(&filter("a.b"), 1), "once is enough");
+        let matches = index.matches(&topic("a.b"));
+        assert_eq!((matches.exact, matches.wild), (&[1, 2][..], &[3, 4][..]));
+        let matches = index.matches(&topic("$sys.load"));
+        assert!(matches.is_empty(), "wildcards do not reach the broker's own topics");
+    }
+
+    #[test]
+    fn an_answer_follows_every_change_of_the_wildcards() {
+        let mut index = Index::new();
+        index.insert(&filter("a.*"), 1);
+        assert_eq!(index.matches(&topic("a.b")).wild, [1]);
+        index.insert(&filter(">"), 2);
+        assert_eq!(index.matches(&topic("a.b")).wild, [1, 2]);
+        index.remove(&filter("a.*"), 1);
+        assert_eq!(index.matches(&topic("a.b")).wild, [2]);
+        index.remove(&filter(">"), 2);
+        assert!(!index.any_match(&topic("a.b")));
+    }
+
+    #[test]
+    fn the_cache_keeps_to_its_limits() {
+        let mut index = Index::with_cache(CacheLimits { topics: 100, keys: 1_000 });
+        for key in 0..300 {
+            index.insert(&filter(">"), key);
+        }
+        for number in 0..10_000 {
+            assert_eq!(index.matches(&topic(&format!("t{number}"))).wild.len(), 300);
+            assert!(index.wild.cache.entries.len() <= 100);
+        }
+        assert_eq!(index.wild.cache.keys, 0, "the answer of one filter is not copied for each topic");
+        for key in 300..600 {
+            index.insert(&filter("*"), key);
+        }
+        for number in 0..10_000 {
+            assert_eq!(index.matches(&topic(&format!("t{number}"))).wild.len(), 600);
+            assert!(index.wild.cache.keys <= 1_000);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_after_all_have_left() {
+        let mut index = Index::new();
+        let filters = (0..10_000).map(|n| filter(&format!("a{n}.b"))).collect::<Vec<_>>();
+        let wildcards = (0..10_000).map(|n| filter(&format!("x{n}.*.>"))).collect::<Vec<_>>();
+        for one in filters.iter().chain(&wildcards) {
+            index.insert(one, 1);
+        }
+        index.matches(&topic("x1.b.c"));
+        for one in filters.iter().chain(&wildcards) {
+            assert!(index.remove(one, 1));
+        }
+        assert!(index.is_empty());
+        assert!(index.exact.capacity() <= 64);
+        assert!(index.wild.root.tokens.capacity() == 0 && index.wild.lists.capacity() == 0);
+        assert_eq!(index.wild.cache.entries.capacity(), 0);
+    }
+
+    #[test]
+    fn a_list_gives_back_the_room_that_left_subscribers_used() {
+        let mut index = Index::new();
+        for key in 0..15_000 {
+            index.insert(&filter("a"), key);
+        }
+        for key in 10..15_000 {
+            index.remove(&filter("a"), key);
+        }
+        assert_eq!(index.under(&filter("a")), (0..10).collect::<Vec<_>>());
+        assert!(index.exact.iter().all(|exact| exact.keys.capacity() <= 128));
+    }
+}

@@ -479,3 +479,137 @@ impl Newest {
         self.last
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_protocol::Payload;
+
+    use super::*;
+
+    const UNLIMITED: LogLimits =
+        LogLimits { max_age_ms: u64::MAX, max_bytes: u64::MAX, retain_last_bytes: u64::MAX };
+    const EVERYTHING: ReadBudget = ReadBudget { messages: usize::MAX, bytes: usize::MAX };
+
+    fn log(limits: LogLimits) -> Log {
+        Log::new(None, Epoch(1), limits)
+    }
+
+    fn draft(topic: &str, payload: usize) -> Draft {
+        Draft {
+            topic: Topic::parse(topic).unwrap(),
+            payload: Payload::binary(vec![b'x'; payload]),
+            key: None,
+            headers: Vec::new(),
+            origin: None,
+        }
+    }
+
+    fn offsets(messages: &[Arc<Published>]) -> Vec<u64> {
+        messages.iter().filter_map(|message| message.offset()).collect()
+    }
+
+    #[test]
+    fn the_last_value_of_a_quiet_topic_outlives_a_flood_of_another() {
+        let mut log = log(LogLimits { max_bytes: 20_000, retain_last_bytes: 2_000, ..UNLIMITED });
+        log.append(draft("quiet", 10), 0, None).unwrap();
+        for time in 0..1_000 {
+            log.append(draft("flood", 100), time, None).unwrap();
+        }
+        assert!(log.start() > 1 && log.bytes() <= 20_000);
+        let last = log.last(&Filter::parse(">").unwrap(), 1, None, 10);
+        assert_eq!(last.offsets, [1, 1_001]);
+        assert_eq!(*log.get(1).unwrap().topic(), Topic::parse("quiet").unwrap());
+        assert_eq!(log.append(draft("quiet", 10), 1_000, None).unwrap().message.prev, None);
+        assert_eq!(log.get(1), None, "its next value is the newest now");
+    }
+
+    #[test]
+    fn topics_that_came_once_are_forgotten() {
+        let mut log = log(LogLimits { max_bytes: 100_000, retain_last_bytes: 10_000, ..UNLIMITED });
+        for number in 0..50_000 {
+            log.append(draft(&format!("once.t{number}"), 10), number, None).unwrap();
+        }
+        let kept = log.topics();
+        assert!(kept < 600, "{kept} topics known");
+        log.expire(u64::MAX, None);
+        assert_eq!(log.topics(), kept, "nothing is older than for ever");
+        let mut all_at_once = self::log(LogLimits { retain_last_bytes: 0, max_age_ms: 1_000, ..UNLIMITED });
+        for number in 0..50_000 {
+            all_at_once.append(draft(&format!("once.t{number}"), 10), 0, None).unwrap();
+        }
+        all_at_once.expire(1_001, None);
+        assert_eq!((all_at_once.topics(), all_at_once.bytes(), all_at_once.messages()), (0, 0, 0));
+        assert!(all_at_once.topics.capacity() <= MIN_TOPICS_CAPACITY, "the table gives its room back");
+    }
+
+    #[test]
+    fn a_message_larger_than_the_limit_is_taken_alone() {
+        let mut log = log(LogLimits { max_bytes: 1_000, ..UNLIMITED });
+        log.append(draft("a", 10), 0, None).unwrap();
+        assert_eq!(log.append(draft("a", 5_000), 0, None).unwrap().offset(), Some(2));
+        assert_eq!((log.start(), log.messages()), (2, 1));
+    }
+
+    #[test]
+    fn a_publish_waits_where_room_would_cost_what_a_shard_has_yet_to_fan_out() {
+        let mut log = log(LogLimits { max_bytes: 10_000, ..UNLIMITED });
+        while log.append(draft("a", 100), 0, Some(1)).is_ok() {}
+        assert_eq!(log.start(), 1);
+        let head = log.head();
+        assert_eq!(log.append(draft("b", 100), 0, Some(1)), Err(draft("b", 100)));
+        assert_eq!(log.append(draft("b", 100), 0, Some(head)).unwrap().offset(), Some(head + 1));
+        assert!(log.start() > 1);
+    }
+
+    #[test]
+    fn one_read_of_one_topic_passes_over_a_bounded_number_of_segments() {
+        let mut log = log(LogLimits { max_age_ms: SEGMENTS_BY_AGE, ..UNLIMITED });
+        let rare = Filter::parse("rare").unwrap();
+        for time in 0..1_000 {
+            // The hold keeps what is too old; so each message has its own segment.
+            log.append(draft("often", 0), 10 * time, Some(1)).unwrap();
+        }
+        log.append(draft("rare", 0), 10_000, Some(1)).unwrap();
+        assert_eq!(log.sealed.len(), 1_000);
+        let mut after = 0;
+        for reads in 1.. {
+            let Read::Batch { messages, scanned } = log.read(after, u64::MAX, &rare, EVERYTHING) else {
+                panic!("no sealed segment has the topic")
+            };
+            assert!(scanned - after <= SKIP as u64 + 1);
+            after = scanned;
+            if after == log.head() {
+                assert_eq!((reads, offsets(&messages)), (4, vec![1_001]));
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn one_wildcard_read_looks_at_a_bounded_number_of_messages() {
+        let mut log = log(UNLIMITED);
+        for _ in 0..1_500 {
+            log.append(draft("often", 0), 0, None).unwrap();
+        }
+        let rare = Filter::parse("rare.*").unwrap();
+        for (after, expected) in [(0, 1_024), (1_024, 1_500), (1_500, 1_500)] {
+            let Read::Batch { messages, scanned } = log.read(after, u64::MAX, &rare, EVERYTHING) else {
+                panic!("nothing is sealed")
+            };
+            assert_eq!((messages.len(), scanned), (0, expected));
+        }
+    }
+
+    #[test]
+    fn last_as_it_stood_then_is_found_behind_what_came_since() {
+        let mut log = log(LogLimits { max_bytes: 1 << 20, ..UNLIMITED });
+        for time in 0..1_000 {
+            log.append(draft("a", 200), time, None).unwrap();
+        }
+        assert!(log.sealed.len() > 3);
+        let last = log.last(&Filter::parse("a").unwrap(), 3, Some(57), 10);
+        assert_eq!(last.offsets, [55, 56, 57]);
+        let cut = log.last(&Filter::parse("*").unwrap(), 900, None, 400);
+        assert_eq!((cut.offsets.len(), cut.cut, cut.cut_to), (400, 500, 600));
+    }
+}
