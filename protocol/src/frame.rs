@@ -400,7 +400,22 @@ pub struct HistoryPage {
     pub more: bool,
 }
 
-/// Whether, and how soon, a client should come back after `code`; see [`CloseCode`].
+/// Whether a client comes back after this close code: one that this version does not know goes by its range (see
+/// [`CloseCode`]), and beyond the ranges it does.
 pub fn reconnects(code: u16) -> bool {
-    CloseCode::from_number(code).is_none_or(CloseCode::reconnect)
+    CloseCode::from_number(code).map_or(!(4500..5000).contains(&code), CloseCode::reconnect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_code_of_a_newer_broker_goes_by_its_range() {
+        assert!(reconnects(4499));
+        assert!(!reconnects(4500));
+        assert!(!reconnects(4999));
+        assert!(reconnects(1006));
+        assert!(!reconnects(1000));
+    }
 }

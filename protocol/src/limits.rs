@@ -32,8 +32,6 @@ pub const DEFAULT_PAYLOAD_BYTES: usize = 64 * 1024;
 pub const DEFAULT_CLIENT_MESSAGE_BYTES: usize = 128 * 1024;
 /// A WebSocket message with several frames is cut at this size; a larger frame goes alone. In bytes.
 pub const BURST_BYTES: usize = 16 * 1024;
-/// The largest frame the bincode codec reads, in bytes. Every integer counts as eight, whatever it takes.
-pub const FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// A subscription's bound in messages where it names none.
 pub const DEFAULT_LIMIT: u32 = 256;
 /// A subscription's bound in bytes where it names none.

@@ -7,7 +7,7 @@
 
 use ::bincode::{
     BorrowDecode, Encode,
-    config::{Configuration, Limit, standard},
+    config::{Configuration, Limit, LittleEndian, Varint, standard},
     de::BorrowDecoder,
     enc::Encoder,
     error,
@@ -26,12 +26,10 @@ use crate::{
     position::{self, From},
 };
 
-/// Never without a limit: bincode would allocate whatever length a peer claims.
-const CONFIG: Configuration<
-    ::bincode::config::LittleEndian,
-    ::bincode::config::Varint,
-    Limit<{ limits::FRAME_BYTES }>,
-> = standard().with_limit::<{ limits::FRAME_BYTES }>();
+/// Never without a limit: bincode would allocate whatever length a peer claims. Nothing here does, so this is a second
+/// line, beyond what a broker can be configured to take (1 GiB; bincode counts every integer as eight bytes).
+const LIMIT: usize = 2 << 30;
+const CONFIG: Configuration<LittleEndian, Varint, Limit<LIMIT>> = standard().with_limit::<LIMIT>();
 
 /// The numbers of the frames. They never change meaning. A client's and a broker's differ, so that a frame that comes
 /// the wrong way is not taken for another.
