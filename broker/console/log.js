@@ -7,8 +7,6 @@ import { clock, gapText, payloadText } from "./format.js";
 export const MAX_ROWS = 500;
 /** Characters of a payload a row shows until it is opened. */
 const PREVIEW = 300;
-/** A page out of sight gets no animation frames, but its subscriptions want their credit all the same. */
-const HIDDEN_DRAW_MS = 250;
 
 /** `drawn` is called with the rows of each frame once they are on the page (or known to be too many for it). */
 export class MessageLog {
@@ -34,6 +32,7 @@ export class MessageLog {
       if (row && !getSelection().toString()) this.#toggle(row);
     });
     list.addEventListener("keydown", (event) => this.#onKey(event));
+    document.addEventListener("visibilitychange", () => this.#draw());
   }
 
   message(frame, subscriptions) {
@@ -64,7 +63,8 @@ export class MessageLog {
     this.#waiting.push(entry);
     if (this.#scheduled) return;
     this.#scheduled = true;
-    if (document.hidden) setTimeout(() => this.#draw(), HIDDEN_DRAW_MS);
+    // Out of sight there are no animation frames and timers are rare, but subscriptions want their credit all the same.
+    if (document.hidden) queueMicrotask(() => this.#draw());
     else requestAnimationFrame(() => this.#draw());
   }
 
@@ -77,7 +77,7 @@ export class MessageLog {
     const surplus = this.#list.childElementCount + rows.childElementCount - MAX_ROWS;
     if (surplus > 0) this.#dropFirst(surplus);
     this.#list.append(rows);
-    if (this.#follows) this.#list.scrollTop = this.#list.scrollHeight;
+    if (this.#follows && !document.hidden) this.#list.scrollTop = this.#list.scrollHeight;
     this.#drawn(entries);
   }
 
