@@ -1,6 +1,7 @@
 // The console page in a real browser, against the real broker.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
@@ -274,4 +275,19 @@ if (process.env.SCREENSHOT) test("the README's picture", async () => {
   await says("#log .row.message .payload", "in silence");
   await figureBecomes("#gaps", "1");
   await page.screenshot({ path: fileURLToPath(new URL("../../../docs/console.png", import.meta.url)) });
+});
+
+test("the README's lines of plain WebSocket show what was published before they came", async () => {
+  const readme = await readFile(new URL("../../../README.md", import.meta.url), "utf8");
+  const [, code] = readme.match(/```js\n([^]*?)```/);
+  await publishFromOutside(broker.url, [{ topic: "chat.room1", json: { text: "hello" } }]);
+  const logged = new Promise((resolve) => {
+    page.on("console", async (message) => {
+      const frame = await message.args()[0].jsonValue();
+      if (frame.op === "message") resolve(frame);
+    });
+  });
+  await page.evaluate(code.replace("127.0.0.1:7400", new URL(broker.url).host));
+  const { topic, offset, json } = await logged;
+  assert.deepEqual({ topic, offset, json }, { topic: "chat.room1", offset: 1, json: { text: "hello" } });
 });
