@@ -1,6 +1,6 @@
 //! Every option: its unit, its default, its bounds and the reason for it.
 //!
-//! An option is stated once, in [`sections!`](self): the struct's field, its default, what it is read as and the
+//! An option is stated once, inside `sections!`: the struct's field, its default, what it is read as and the
 //! comment that `config print` writes above it all come from the same lines.
 //!
 //! # Layout
@@ -73,8 +73,8 @@ sections! {
         /// Whoever reaches the port may publish and read everything: to listen beyond loopback without
         /// authentication, the operator has to say so here.
         pub allow_anonymous_beyond_loopback: bool = false, Flag;
-        /// Browser origins that are welcome besides the broker's own host, such as "https://shop.example"; "*" is
-        /// any. On a loopback listener loopback origins are welcome anyway.
+        /// Browser origins that are welcome besides the broker's own host, as `scheme://host` or
+        /// `scheme://host:port`; `*` is any. On a loopback listener loopback origins are welcome anyway.
         pub allowed_origins: Vec<String> = Vec::new(), Origins;
         /// The window clients draw their reconnect delays from: from, to.
         pub reconnect_window: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(5)), Window(0..=HOUR);
@@ -163,7 +163,7 @@ sections! {
         pub retain_last_bytes: u64 = 16 << 20, Size(0..=16 * TIB);
     }
 
-    /// What subscriptions whose filter lies inside this rule's filter may ask for, in place of [limits].
+    /// What subscriptions whose filter lies inside this rule's filter may ask for, in place of the section limits.
     pub struct TopicRule {
         /// Which subscriptions: those whose filter takes nothing that this one does not take.
         pub filter: Filter = everything(), OneFilter;

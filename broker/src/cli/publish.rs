@@ -15,7 +15,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tidegate_client::{Ack, Client, Payload, PendingAck, PublishError, PublishOptions, Topic};
+use tidegate_client::{Ack, Client, Payload, PayloadError, PendingAck, PublishError, PublishOptions, Topic};
 use tokio::sync::mpsc;
 
 use super::{
@@ -90,7 +90,7 @@ impl Publish {
         let payload = match &self.payload {
             Some(text) => self.payload_of_argument(text)?,
             None => self
-                .payload_of_bytes(&stdin_whole()?)
+                .payload_of_bytes(stdin_whole()?)
                 .map_err(|why| Failure::Mistake(format!("stdin: {why}")))?,
         };
         runtime.block_on(self.publish_one(payload))
@@ -190,7 +190,7 @@ impl Publish {
         let payload = if self.binary {
             BASE64.decode(text).map(Payload::binary).map_err(|error| format!("not base64: {error}"))
         } else {
-            self.payload_of_bytes(text.as_bytes())
+            self.payload_of_bytes(text.as_bytes().to_vec())
         };
         payload.map_err(|why| Failure::Mistake(format!("PAYLOAD: {why}")))
     }
@@ -204,18 +204,17 @@ impl Publish {
             key = Some(String::from_utf8(line).map_err(|_| "the key is not UTF-8")?);
             line = payload;
         }
-        Ok((key, self.payload_of_bytes(&line)?))
+        Ok((key, self.payload_of_bytes(line)?))
     }
 
-    fn payload_of_bytes(&self, bytes: &[u8]) -> Result<Payload, String> {
-        let payload = if self.binary {
+    fn payload_of_bytes(&self, bytes: Vec<u8>) -> Result<Payload, String> {
+        if self.binary {
             return Ok(Payload::from(bytes));
-        } else if self.json {
-            Payload::json(bytes)
-        } else {
-            Payload::text_from_bytes(bytes)
-        };
-        payload.map_err(|error| error.to_string())
+        }
+        if self.json {
+            return Payload::json(&bytes).map_err(|error| error.to_string());
+        }
+        String::from_utf8(bytes).map(Payload::text).map_err(|_| PayloadError::Utf8.to_string())
     }
 
     fn options(&self, key: Option<&str>) -> PublishOptions {

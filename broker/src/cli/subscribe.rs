@@ -9,7 +9,8 @@ use std::{
 
 use clap::Args;
 use tidegate_client::{
-    Client, ConnectionEvent, EndReason, Event, Filter, From as Start, Overflow, Position, Subscription,
+    Client, ConnectionEvent, ConnectionEvents, EndReason, Event, Filter, From as Start, Overflow, Position,
+    Subscription,
 };
 
 use self::output::{Format, Output};
@@ -100,16 +101,16 @@ impl Subscribe {
         };
         let mut deadline = pin!(deadline);
         let mut left = self.count;
-        loop {
-            // What is printed is seen before anything is waited for.
+        let end = loop {
             let taken = match reader.take_ready() {
                 Some(taken) => taken,
                 None => {
+                    // What is printed is seen before anything is waited for.
                     out.flush()?;
                     tokio::select! {
                         biased;
-                        _ = &mut stop => break,
-                        () = &mut deadline => return self.out_of_time(left),
+                        _ = &mut stop => break Ok(()),
+                        () = &mut deadline => break self.in_time(left),
                         taken = reader.take() => taken,
                     }
                 }
@@ -120,45 +121,34 @@ impl Subscribe {
                         continue;
                     }
                     out.message(&self.filters[index], &message)?;
-                    if let Some(left) = &mut left {
-                        *left -= 1;
-                        if *left == 0 {
-                            break;
-                        }
+                    left = left.map(|left| left - 1);
+                    if left == Some(0) {
+                        break Ok(());
                     }
                 }
                 Taken::Event(index, event) => out.notice(&self.filters[index], &event)?,
                 Taken::Connection(event) => out.connection(&event),
-                Taken::End(index, reason) => {
-                    out.flush()?;
-                    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-                    let why = reader.refused.take().map_or(why, |reason| format!(": {reason}"));
-                    return Err(Failure::Failed(format!(
-                        "the subscription to {} ended{why}",
-                        self.filters[index]
-                    )));
-                }
+                Taken::End(index, reason) => break Err(reader.failure(&self.filters[index], reason)),
             }
             // A flood of messages must not keep a signal or the deadline waiting.
             if out.is_due() {
                 out.flush()?;
-                let stopped = poll_fn(|cx| Poll::Ready(Pin::new(&mut stop).poll(cx).is_ready())).await;
-                if stopped {
-                    break;
+                if is_ready(&mut stop).await {
+                    break Ok(());
                 }
-                if poll_fn(|cx| Poll::Ready(deadline.as_mut().poll(cx).is_ready())).await {
-                    return self.out_of_time(left);
+                if is_ready(&mut deadline).await {
+                    break self.in_time(left);
                 }
             }
-        }
+        };
         out.flush()?;
         reader.close().await;
-        Ok(())
+        end
     }
 
     async fn start(&self) -> Result<Reader, Failure> {
         let client = self.connection.connect().await?;
-        let events = client.events();
+        let events = Some(client.events());
         let mut subscriptions = Vec::with_capacity(self.filters.len());
         for filter in &self.filters {
             let mut subscribe = client.subscribe(filter.clone()).from(self.from.at(SystemTime::now()));
@@ -189,7 +179,8 @@ impl Subscribe {
         self.filters[..index].iter().any(|filter| filter.matches(&message.topic))
     }
 
-    fn out_of_time(&self, left: Option<u64>) -> Result<(), Failure> {
+    /// How it ends when `--for` is over.
+    fn in_time(&self, left: Option<u64>) -> Result<(), Failure> {
         match (left, self.count) {
             (Some(left), Some(count)) => {
                 Err(Failure::Failed(format!("{} of {count} messages came in time", count - left)))
@@ -202,7 +193,8 @@ impl Subscribe {
 /// The subscriptions, read in turns.
 struct Reader {
     client: Client,
-    events: tidegate_client::ConnectionEvents,
+    /// Absent once they are at their end.
+    events: Option<ConnectionEvents>,
     subscriptions: Vec<Subscription>,
     /// Whose turn it is, and how much of it is used.
     turn: usize,
@@ -239,11 +231,15 @@ impl Reader {
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Taken> {
-        if let Poll::Ready(Some(event)) = pin!(self.events.recv()).poll(cx) {
-            if let ConnectionEvent::Failed { reason, .. } = &event {
-                self.refused = Some(reason.clone());
+        match self.events.as_mut().map(|events| pin!(events.recv()).poll(cx)) {
+            Some(Poll::Ready(Some(event))) => {
+                if let ConnectionEvent::Failed { reason, .. } = &event {
+                    self.refused = Some(reason.clone());
+                }
+                return Poll::Ready(Taken::Connection(event));
             }
-            return Poll::Ready(Taken::Connection(event));
+            Some(Poll::Ready(None)) => self.events = None,
+            Some(Poll::Pending) | None => {}
         }
         for (index, subscription) in self.subscriptions.iter_mut().enumerate() {
             let Poll::Ready(event) = pin!(subscription.recv()).poll(cx) else {
@@ -257,11 +253,20 @@ impl Reader {
         Poll::Pending
     }
 
+    fn failure(&mut self, filter: &Filter, reason: Option<EndReason>) -> Failure {
+        let reason = self.refused.take().or(reason.map(|reason| reason.to_string())).unwrap_or_default();
+        Failure::Failed(format!("the subscription to {filter} ended: {reason}"))
+    }
+
     /// Says goodbye; who does not hear it in a second will notice.
     async fn close(self) {
         drop(self.subscriptions);
         let _ = tokio::time::timeout(Duration::from_secs(1), self.client.drain()).await;
     }
+}
+
+async fn is_ready<F: Future + Unpin>(future: &mut F) -> bool {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_ready())).await
 }
 
 /// Resolves with the first signal. A stdout that takes nothing blocks this process's main thread, so the end is not
