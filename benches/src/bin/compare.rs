@@ -32,7 +32,8 @@ struct Options {
     /// Another server: `name=adapter=command line`. `{port}` in it becomes a free port. Repeatable.
     #[arg(long = "server")]
     servers: Vec<Contender>,
-    /// `window/burst`, `pairs`, `pairs/in flight` or `idle/connections`.
+    /// `window/burst`, `window/burst+stalled`, `rate/deliveries a second`, `pairs`, `pairs/in flight` or
+    /// `idle/connections`.
     #[arg(long, value_delimiter = ',', default_value = "1/1,32/16,256/128")]
     scenarios: Vec<Scenario>,
     /// How often each is measured.
@@ -71,7 +72,8 @@ struct Contender {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scenario {
-    FanOut { window: usize, burst: usize },
+    FanOut { window: usize, burst: usize, stalled: usize },
+    Rate { deliveries: usize },
     Pairs { in_flight: usize },
     Idle { connections: usize },
 }
@@ -154,23 +156,33 @@ impl FromStr for Scenario {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a scenario is window/burst, pairs, pairs/in flight or idle/connections";
-        let (kind, number) = text.split_once('/').unwrap_or((text, "1"));
-        let number = number.parse().map_err(|_| WRONG)?;
+        let number = |text: &str| {
+            text.parse()
+                .map_err(|_| "a scenario is window/burst[+stalled], rate/…, pairs[/in flight] or idle/…")
+        };
+        let (kind, rest) = text.split_once('/').unwrap_or((text, "1"));
         match kind {
-            "pairs" => Ok(Self::Pairs { in_flight: number }),
-            "idle" => Ok(Self::Idle { connections: number }),
-            window => Ok(Self::FanOut { window: window.parse().map_err(|_| WRONG)?, burst: number }),
+            "rate" => Ok(Self::Rate { deliveries: number(rest)? }),
+            "pairs" => Ok(Self::Pairs { in_flight: number(rest)? }),
+            "idle" => Ok(Self::Idle { connections: number(rest)? }),
+            window => {
+                let (burst, stalled) = rest.split_once('+').unwrap_or((rest, "0"));
+                Ok(Self::FanOut { window: number(window)?, burst: number(burst)?, stalled: number(stalled)? })
+            }
         }
     }
 }
 
 impl Scenario {
     fn arguments(self, options: &Options) -> Vec<String> {
+        let subscribers = options.subscribers;
         let scenario = match self {
-            Self::FanOut { window, burst } => {
-                format!("fan-out --subscribers {} --window {window} --burst {burst}", options.subscribers)
+            Self::FanOut { window, burst, stalled } => {
+                format!(
+                    "fan-out --subscribers {subscribers} --window {window} --burst {burst} --stalled {stalled}"
+                )
             }
+            Self::Rate { deliveries } => format!("fan-out --subscribers {subscribers} --rate {deliveries}"),
             Self::Pairs { in_flight } => format!("pairs --window {in_flight} --burst {in_flight}"),
             Self::Idle { connections } => return words(&format!("idle --connections {connections}")),
         };
@@ -179,7 +191,18 @@ impl Scenario {
 
     fn title(self, options: &Options) -> String {
         match self {
-            Self::FanOut { window, burst } => format!("fan-out to {}, {window}/{burst}", options.subscribers),
+            Self::FanOut { window, burst, stalled: 0 } => {
+                format!("fan-out to {}, {window}/{burst}", options.subscribers)
+            }
+            Self::FanOut { window, burst, stalled } => {
+                format!(
+                    "fan-out to {}, {window}/{burst}, beside {stalled} that never read",
+                    options.subscribers
+                )
+            }
+            Self::Rate { deliveries } => {
+                format!("fan-out to {}, {deliveries} deliveries a second", options.subscribers)
+            }
             Self::Pairs { in_flight } => format!("1,000 pairs, {in_flight} in flight"),
             Self::Idle { connections } => format!("{connections} idle subscribers"),
         }
@@ -204,7 +227,11 @@ impl Round {
             Some(cost) => vec![("connect, CPU µs", cost.connect_cpu_us), ("RSS, bytes", cost.rss_bytes)],
             None => {
                 let cpu = self.report.server_cpu_us.unwrap_or(f64::NAN);
-                vec![("CPU µs a delivery", cpu), ("over the probe", cpu / self.probe_us)]
+                let mut figures = vec![("CPU µs a delivery", cpu), ("over the probe", cpu / self.probe_us)];
+                if let Some([p50, p99, ..]) = self.report.latency_ms {
+                    figures.extend([("latency p50, ms", p50), ("latency p99, ms", p99)]);
+                }
+                figures
             }
         }
     }
@@ -375,7 +402,9 @@ mod tests {
 
     #[test]
     fn scenarios_and_servers_are_read_as_documented() {
-        assert_eq!("32/16".parse(), Ok(Scenario::FanOut { window: 32, burst: 16 }));
+        assert_eq!("32/16".parse(), Ok(Scenario::FanOut { window: 32, burst: 16, stalled: 0 }));
+        assert_eq!("32/16+50".parse(), Ok(Scenario::FanOut { window: 32, burst: 16, stalled: 50 }));
+        assert_eq!("rate/60000".parse(), Ok(Scenario::Rate { deliveries: 60_000 }));
         assert_eq!("pairs".parse(), Ok(Scenario::Pairs { in_flight: 1 }));
         assert_eq!("idle/500".parse(), Ok(Scenario::Idle { connections: 500 }));
         assert!("idle/x".parse::<Scenario>().is_err());

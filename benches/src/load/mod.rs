@@ -252,6 +252,9 @@ impl<A: Adapter> Load<A> {
         }
         for stalled in &self.connections[subscribers + flows..] {
             self.poll.remove(&stalled.socket)?;
+            // So that it is the server that has to cope with what is not read, and not this end's kernel.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&stalled.socket, 4096)
+                .map_err(|error| Fault::Io(error.into()))?;
         }
         Ok(())
     }
