@@ -458,3 +458,330 @@ fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 const _: () = assert!(size_of::<Connection>() <= 128, "there is one for each client");
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream as Blocking};
+
+    use mio::{Events, Interest, Poll, Token};
+
+    use super::*;
+
+    const LIMITS: ReaderLimits = ReaderLimits { max_message_bytes: 1 << 20, max_fragments: 16 };
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const BUDGET: usize = 1 << 20;
+
+    /// A connection, its peer's blocking socket, and a poll that tells of the connection's readiness.
+    struct Pair {
+        connection: Connection,
+        peer: Blocking,
+        poll: Poll,
+        now: Instant,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            Self::with(Bytes::new())
+        }
+
+        fn with(leftover: Bytes) -> Self {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let peer = Blocking::connect(listener.local_addr().unwrap()).unwrap();
+            peer.set_nodelay(true).unwrap();
+            // Only a bound: no test's outcome hangs on it.
+            peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let now = Instant::now();
+            let mut connection = Connection::new(TcpStream::from_std(stream), leftover, now);
+            let poll = Poll::new().unwrap();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(connection.stream(), Token(0), interest).unwrap();
+            Self { connection, peer, poll, now }
+        }
+
+        /// Waits until the socket says something new.
+        fn wait(&mut self) {
+            let mut events = Events::with_capacity(4);
+            self.poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+            assert!(!events.is_empty(), "nothing happened");
+            if events.iter().any(|event| event.is_read_closed()) {
+                self.connection.on_read_closed();
+            }
+        }
+
+        fn read(&mut self, scratch: usize, on: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ReadOutcome {
+            self.connection.read(&mut vec![0; scratch], &LIMITS, BUDGET, self.now, &mut |_, data| on(data))
+        }
+
+        /// Reads until a message is `last` or the peer's side ends; gives all messages and the end.
+        fn read_until(&mut self, last: &[u8]) -> (Vec<Vec<u8>>, Option<End>) {
+            let mut messages: Vec<Vec<u8>> = Vec::new();
+            loop {
+                let outcome = self.read(4096, &mut |data| {
+                    messages.push(data.to_vec());
+                    ControlFlow::Continue(())
+                });
+                match outcome {
+                    ReadOutcome::Closed(end) => return (messages, Some(end)),
+                    _ if messages.last().is_some_and(|message| message == last) => return (messages, None),
+                    ReadOutcome::Blocked => self.wait(),
+                    ReadOutcome::More => {}
+                }
+            }
+        }
+
+        fn write(&mut self, data: &[u8]) -> Written {
+            self.connection.write(data, self.now).unwrap()
+        }
+
+        /// Writes messages until the kernel takes no more; says how many bytes it took.
+        fn fill(&mut self) -> usize {
+            let mut message = Vec::new();
+            push_frame(&mut message, Opcode::Binary, &[0; 65_000]);
+            let mut total = 0;
+            loop {
+                let written = self.write(&message);
+                total += written.taken;
+                if written.blocked {
+                    self.connection.keep_partial(&message[written.taken..]);
+                    return total + message.len() - written.taken;
+                }
+            }
+        }
+
+        /// Everything the peer gets, until the stream ends.
+        fn peer_gets(&mut self) -> io::Result<Vec<u8>> {
+            let mut got = Vec::new();
+            self.peer.read_to_end(&mut got).map(|_| got)
+        }
+    }
+
+    /// A client's frame, masked with nothing.
+    fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        push_frame(&mut bytes, opcode, payload);
+        let head = bytes.len() - payload.len();
+        bytes[1] |= 0x80;
+        bytes.splice(head..head, [0; 4]);
+        bytes
+    }
+
+    fn plain(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        push_frame(&mut bytes, opcode, payload);
+        bytes
+    }
+
+    fn closing(code: u16) -> Vec<u8> {
+        plain(Opcode::Close, &code.to_be_bytes())
+    }
+
+    #[test]
+    fn messages_are_read_and_a_break_keeps_the_rest_for_later() {
+        let sent: Vec<_> = (0..100u8).map(|index| vec![index; usize::from(index)]).collect();
+        let frames: Vec<u8> = sent.iter().flat_map(|data| frame(Opcode::Binary, data)).collect();
+        // The first third comes behind the request, cut where no frame ends.
+        let (leftover, rest) = frames.split_at(frames.len() / 3);
+        let mut pair = Pair::with(Bytes::copy_from_slice(leftover));
+        pair.peer.write_all(rest).unwrap();
+        let mut heard = Vec::new();
+        while heard.len() < sent.len() {
+            let before = heard.len();
+            let outcome = pair.read(1000, &mut |data| {
+                heard.push(data.to_vec());
+                ControlFlow::Break(())
+            });
+            assert!(heard.len() <= before + 1, "it went on after a break");
+            match outcome {
+                ReadOutcome::More => assert_eq!(heard.len(), before + 1),
+                ReadOutcome::Blocked => pair.wait(),
+                ReadOutcome::Closed(end) => panic!("{end:?}"),
+            }
+        }
+        assert_eq!(heard, sent);
+        assert_eq!(pair.connection.buffered(), 0, "nothing stays behind");
+    }
+
+    #[test]
+    fn pongs_never_pile_up_and_the_newest_ping_is_answered() {
+        let mut pair = Pair::new();
+        for index in 0..10_000u32 {
+            pair.peer.write_all(&frame(Opcode::Ping, &index.to_be_bytes().repeat(30))).unwrap();
+            if index % 100 == 0 {
+                pair.peer.write_all(&frame(Opcode::Binary, &index.to_be_bytes())).unwrap();
+                assert_eq!(pair.read_until(&index.to_be_bytes()).1, None);
+                assert!(pair.connection.buffered() < 3 * PONG_BYTES, "{}", pair.connection.buffered());
+            }
+        }
+        pair.peer.write_all(&frame(Opcode::Text, b"end")).unwrap();
+        pair.read_until(b"end");
+        assert_eq!(pair.write(&[]), Written { taken: 0, blocked: false });
+        pair.connection.close(CloseCode::Normal, "", pair.now);
+        assert!(!pair.write(&[]).blocked);
+        pair.peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(pair.read_until(b"").1, Some(End::Lost(None)));
+        assert!(pair.connection.is_done(pair.now, TIMEOUT));
+        drop(pair.connection);
+        let mut got = Vec::new();
+        pair.peer.read_to_end(&mut got).unwrap();
+        let newest = plain(Opcode::Pong, &9_999u32.to_be_bytes().repeat(30));
+        assert!(got.ends_with(&[newest, closing(1000)].concat()));
+        assert!(got.len() <= PONG_BYTES + 4);
+    }
+
+    #[test]
+    fn a_burst_of_pings_is_answered_one_by_one() {
+        let mut pair = Pair::new();
+        let pings: Vec<u8> = (0..10u8).flat_map(|index| frame(Opcode::Ping, &[index; 100])).collect();
+        pair.peer.write_all(&[pings, frame(Opcode::Text, b"end")].concat()).unwrap();
+        pair.read_until(b"end");
+        assert!(!pair.write(&[]).blocked);
+        let want: Vec<u8> = (0..10u8).flat_map(|index| plain(Opcode::Pong, &[index; 100])).collect();
+        let mut got = vec![0; want.len()];
+        pair.peer.read_exact(&mut got).unwrap();
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn what_the_kernel_began_goes_first_and_nothing_goes_after_a_close_frame() {
+        let mut pair = Pair::new();
+        let sent = pair.fill();
+        assert!(pair.connection.has_pending());
+        pair.connection.ping();
+        pair.connection.ping();
+        let last = plain(Opcode::Text, b"last words");
+        pair.connection.close(CloseCode::Slow, "too slow", pair.now);
+        pair.connection.close(CloseCode::Stalled, "again", pair.now);
+        pair.connection.ping();
+        assert_eq!(pair.write(&last), Written { taken: 0, blocked: true }, "data waits for what is pending");
+        let mut peer = pair.peer.try_clone().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).map(|_| got)
+        });
+        let mut taken = 0;
+        while taken < last.len() {
+            pair.wait();
+            taken += pair.write(&last[taken..]).taken;
+        }
+        while pair.connection.has_pending() {
+            pair.wait();
+            let _ = pair.write(&[]);
+        }
+        assert_eq!(pair.write(b"never"), Written { taken: 0, blocked: false });
+        assert!(!pair.connection.is_done(pair.now, TIMEOUT), "the peer's close frame is to come");
+        pair.peer.write_all(&frame(Opcode::Text, b"ignored")).unwrap();
+        pair.peer.write_all(&frame(Opcode::Close, &4008u16.to_be_bytes())).unwrap();
+        assert_eq!(pair.read_until(b"ignored"), (vec![], Some(End::Peer(Some(4008)))));
+        assert!(pair.connection.is_done(pair.now, TIMEOUT));
+        drop(pair.connection);
+        let got = reading.join().unwrap().unwrap();
+        let close = plain(Opcode::Close, &[&4008u16.to_be_bytes()[..], b"too slow"].concat());
+        assert_eq!(got[sent..], [plain(Opcode::Ping, b""), last, close].concat());
+    }
+
+    #[test]
+    fn a_socket_stalls_from_when_it_took_nothing_until_it_takes_something() {
+        let mut pair = Pair::new();
+        let begin = pair.now;
+        assert_eq!(pair.connection.stalled_since(), None);
+        pair.now += Duration::from_secs(3600);
+        let sent = pair.fill();
+        assert_eq!(pair.connection.stalled_since(), Some(pair.now), "idle time is no stall");
+        let blocked = pair.now;
+        pair.now += Duration::from_secs(1);
+        assert!(pair.write(&[]).blocked);
+        assert_eq!(pair.connection.stalled_since(), Some(blocked), "nothing taken: the stall goes on");
+        let mut got = vec![0; sent];
+        let mut peer = pair.peer.try_clone().unwrap();
+        let reading = std::thread::spawn(move || peer.read_exact(&mut got));
+        while pair.connection.has_pending() {
+            pair.wait();
+            let _ = pair.write(&[]);
+        }
+        assert_eq!(pair.connection.stalled_since(), None);
+        reading.join().unwrap().unwrap();
+        assert_eq!(pair.connection.last_heard(), begin, "nothing was heard");
+    }
+
+    #[test]
+    fn a_stream_that_ends_without_a_close_frame_is_lost() {
+        let mut pair = Pair::new();
+        pair.peer.write_all(&frame(Opcode::Text, b"and then")).unwrap();
+        pair.peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(pair.read_until(b""), (vec![b"and then".to_vec()], Some(End::Lost(None))));
+        assert!(pair.connection.is_done(pair.now, TIMEOUT));
+    }
+
+    #[test]
+    fn a_peer_that_shuts_its_side_behind_its_close_frame_is_still_answered() {
+        let mut pair = Pair::new();
+        pair.peer.write_all(&frame(Opcode::Close, &1001u16.to_be_bytes())).unwrap();
+        pair.peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(pair.read_until(b"").1, Some(End::Peer(Some(1001))));
+        assert!(!pair.connection.is_done(pair.now, TIMEOUT));
+        assert!(!pair.write(&[]).blocked);
+        assert!(pair.connection.is_done(pair.now, TIMEOUT));
+        drop(pair.connection);
+        let mut got = Vec::new();
+        pair.peer.read_to_end(&mut got).unwrap();
+        assert_eq!(got, closing(1001));
+    }
+
+    #[test]
+    fn after_a_violation_the_rest_is_thrown_away_until_the_peer_ends() {
+        let mut pair = Pair::new();
+        pair.peer.write_all(&[frame(Opcode::Text, b"good"), vec![0xff; 100_000]].concat()).unwrap();
+        let (messages, end) = pair.read_until(b"");
+        assert_eq!(messages, [b"good"]);
+        let Some(End::Violation(violation)) = end else { panic!("{end:?}") };
+        assert_eq!(violation.code, CloseCode::ProtocolError);
+        let reply = plain(Opcode::Text, b"good, too");
+        assert_eq!(
+            pair.write(&reply),
+            Written { taken: reply.len(), blocked: false },
+            "what went before counts"
+        );
+        assert_eq!(pair.write(&reply), Written { taken: 0, blocked: false });
+        let got = pair.peer_gets().unwrap();
+        assert!(got.starts_with(&reply) && got[reply.len()..][2..4] == 1002u16.to_be_bytes(), "{got:?}");
+        assert!(!pair.connection.is_done(pair.now, TIMEOUT), "the peer may still be reading");
+        pair.peer.write_all(&frame(Opcode::Text, b"means nothing")).unwrap();
+        pair.peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(pair.read_until(b""), (vec![], Some(End::Lost(None))));
+        assert!(pair.connection.is_done(pair.now, TIMEOUT));
+    }
+
+    #[test]
+    fn a_peer_that_takes_no_close_frame_is_reset_after_the_timeout() {
+        let mut pair = Pair::new();
+        pair.fill();
+        pair.connection.close(CloseCode::Stalled, "", pair.now);
+        assert!(pair.write(&[]).blocked);
+        assert!(!pair.connection.is_done(pair.now, TIMEOUT));
+        assert!(pair.connection.is_done(pair.now + TIMEOUT, TIMEOUT));
+        drop(pair.connection);
+        let mut got = Vec::new();
+        let error = pair.peer.read_to_end(&mut got).expect_err("the stream does not end in order");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_socket_that_fails_is_the_end_whoever_sees_it_first() {
+        for write_first in [true, false] {
+            let mut pair = Pair::new();
+            SockRef::from(&pair.peer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(std::mem::replace(&mut pair.peer, Pair::new().peer));
+            pair.wait();
+            if write_first {
+                assert!(pair.connection.write(b"anybody", pair.now).is_err());
+            } else {
+                let outcome = pair.read(100, &mut |_| ControlFlow::Continue(()));
+                assert!(matches!(outcome, ReadOutcome::Closed(End::Lost(Some(_)))), "{outcome:?}");
+            }
+            assert_eq!(pair.write(b"anybody"), Written { taken: 0, blocked: false });
+            assert!(pair.connection.is_done(pair.now, TIMEOUT));
+        }
+    }
+}
