@@ -1,7 +1,7 @@
 //! How `pub` and `sub` reach a broker.
 
 use clap::Args;
-use tidegate_client::{Client, Options};
+use tidegate_client::{Client, ConnectionEvent, Options};
 use tokio::runtime::{Builder, Runtime};
 
 use super::Failure;
@@ -35,4 +35,42 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start a runtime: {error}")))
+}
+
+/// What a person is told while the connection is away; nothing of what ends the command anyway.
+pub(super) fn notice(event: &ConnectionEvent) -> Option<String> {
+    match event {
+        ConnectionEvent::Disconnected { reason, .. } => {
+            Some(format!("connection lost: {}", harmless(reason)))
+        }
+        ConnectionEvent::Connected { .. } => Some("connected again".into()),
+        ConnectionEvent::Draining { .. } => Some("the broker is going; coming back to it".into()),
+        ConnectionEvent::BooksDiffer { filter, told, had } => {
+            Some(format!("the broker wrote {told} messages of {filter} and {had} came: reading them again"))
+        }
+        _ => None,
+    }
+}
+
+/// What strangers say may hold a terminal's control sequences: they are shown, not obeyed.
+pub(super) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\t' {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_strangers_do_not_reach_the_terminal() {
+        assert_eq!(harmless("a\tb\x1b[2J\n\u{9b}é"), "a\tb\\u{1b}[2J\\n\\u{9b}é");
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     future::poll_fn,
-    io::{self, BufRead, BufReader, IsTerminal, Read},
+    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
     os::fd::AsFd,
     pin::Pin,
     task::Poll,
@@ -15,12 +15,14 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tidegate_client::{Ack, Client, Payload, PayloadError, PendingAck, PublishError, PublishOptions, Topic};
+use tidegate_client::{
+    Ack, Client, ConnectionEvents, Payload, PayloadError, PendingAck, PublishError, PublishOptions, Topic,
+};
 use tokio::sync::mpsc;
 
 use super::{
     Failure,
-    connection::{Connection, runtime},
+    connection::{self, Connection, runtime},
     signals::Signals,
 };
 
@@ -98,6 +100,7 @@ impl Publish {
 
     async fn publish_one(self, payload: Payload) -> Result<(), Failure> {
         let client = self.connection.connect().await?;
+        tokio::spawn(tell(client.events(), ProgressBar::hidden()));
         let options = self.options(self.key.as_deref());
         let ack = client
             .publish_with(self.topic.clone(), payload, options)
@@ -114,6 +117,7 @@ impl Publish {
         let mut stop = Signals::catch().map_err(|error| Failure::Failed(format!("signals: {error}")))?;
         let mut batches = read_lines();
         let mut run = Run::new();
+        tokio::spawn(tell(client.events(), run.bar.clone()));
         loop {
             let batch = tokio::select! {
                 biased;
@@ -310,7 +314,7 @@ impl Run {
 
     fn fail(&mut self, line: u64, error: &PublishError) {
         self.failed += 1;
-        self.bar.suspend(|| eprintln!("tidegate: stdin: line {line}: {error}"));
+        self.bar.suspend(|| say(&format!("tidegate: stdin: line {line}: {error}")));
     }
 
     fn show(&self) {
@@ -324,6 +328,20 @@ impl Run {
         self.bar.finish_and_clear();
         Failure::Failed(format!("{} of {} messages were acknowledged: {why}", self.acknowledged, self.read))
     }
+}
+
+/// Says why nothing moves while the connection is away.
+async fn tell(mut events: ConnectionEvents, bar: ProgressBar) {
+    while let Some(event) = events.recv().await {
+        if let Some(text) = connection::notice(&event) {
+            bar.suspend(|| say(&text));
+        }
+    }
+}
+
+/// Nobody can be told that stderr is gone.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Everything is acknowledged: what may still go wrong while the connection is closed is no failure of it.

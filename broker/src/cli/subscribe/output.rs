@@ -10,7 +10,10 @@ use tidegate_client::{
     StartPosition, Subscription,
 };
 
-use super::Failure;
+use crate::cli::{
+    Failure,
+    connection::{self, harmless},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -209,18 +212,8 @@ impl Output {
 
     /// What happens to the connection is told beside the flow.
     pub(super) fn connection(&mut self, event: &ConnectionEvent) {
-        match event {
-            ConnectionEvent::Disconnected { reason, .. } => {
-                notice(&format!("connection lost: {}", harmless(reason)))
-            }
-            ConnectionEvent::Connected { .. } => notice("connected again"),
-            ConnectionEvent::Draining { .. } => notice("the broker is going; coming back to it"),
-            ConnectionEvent::BooksDiffer { filter, told, had } => {
-                notice(&format!(
-                    "the broker wrote {told} messages of {filter} and {had} came: reading them again"
-                ));
-            }
-            _ => {}
+        if let Some(text) = connection::notice(event) {
+            notice(&text);
         }
     }
 
@@ -276,19 +269,6 @@ fn wire_name(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default().trim_matches('"').to_owned()
 }
 
-/// What strangers publish may hold a terminal's control sequences: they are shown, not obeyed.
-fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\t' {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
 impl<'a> Content<'a> {
     fn of(payload: &'a Payload) -> Self {
         let base64 = || Content::Base64(BASE64.encode(payload.data()));
@@ -337,11 +317,6 @@ impl From<&StartPosition> for At {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_characters_of_strangers_do_not_reach_the_terminal() {
-        assert_eq!(harmless("a\tb\x1b[2J\n\u{9b}é"), "a\tb\\u{1b}[2J\\n\\u{9b}é");
-    }
 
     #[test]
     fn a_payload_is_shown_as_what_it_is() {
