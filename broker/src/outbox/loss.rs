@@ -27,7 +27,6 @@ enum Count {
 
 #[derive(Debug, Clone, PartialEq)]
 enum OneTopic {
-    None,
     One(Topic),
     Several,
 }
@@ -71,7 +70,6 @@ impl Loss {
             (a, b) => a.or(b),
         };
         self.topic = match (std::mem::replace(&mut self.topic, OneTopic::Several), other.topic) {
-            (OneTopic::None, topic) | (topic, OneTopic::None) => topic,
             (OneTopic::One(a), OneTopic::One(b)) if a == b => OneTopic::One(a),
             _ => OneTopic::Several,
         };
@@ -102,7 +100,7 @@ impl Loss {
             stream,
             topic: match &self.topic {
                 OneTopic::One(topic) => Some(topic.clone()),
-                OneTopic::None | OneTopic::Several => None,
+                OneTopic::Several => None,
             },
             count,
             at_most,

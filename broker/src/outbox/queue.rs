@@ -51,13 +51,6 @@ impl Queue {
         }
     }
 
-    pub fn push_entry(&mut self, entry: Entry) {
-        match entry {
-            Entry::Message(message) => self.push(message),
-            Entry::Loss(loss) => self.push_loss(*loss),
-        }
-    }
-
     pub fn front(&self) -> Option<&Entry> {
         self.entries.front()
     }

@@ -122,10 +122,10 @@ impl Reading {
         while let Some(&offset) = self.selected.front() {
             match source.get(offset) {
                 Some(message) => {
-                    if step.messages.len() >= budget.messages as usize || bytes >= budget.bytes {
+                    if step.messages.len() >= budget.messages || bytes >= budget.bytes {
                         return step;
                     }
-                    bytes += u64::from(message.cost);
+                    bytes += message.cost as usize;
                     if is_mine(&message) {
                         step.messages.push(message);
                     }

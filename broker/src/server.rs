@@ -1,0 +1,363 @@
+//! Binds, starts the shards, hands them what it accepts, and brings them to an end.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tidegate_protocol::Epoch;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::LocalSet,
+};
+
+use crate::{
+    config::Config,
+    engine::memory::Memory,
+    http::{self, Origins, Site},
+    hub::Hub,
+    metrics::Metrics,
+    shard::{Order, Parts, Shard, inbox::Inbox},
+};
+
+/// Why the broker could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("server.listen: cannot listen on {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: SocketAddr,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A browser origin that is none.
+    #[error("server.allowed_origins: {0}")]
+    Origins(String),
+    /// The kernel refused something a shard needs.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// A shard ended before it was told to.
+    #[error("a shard ended: {0}")]
+    Shard(String),
+}
+
+/// A broker inside a process of your own.
+///
+/// ```
+/// use tidegate::{config::Config, server::Server};
+///
+/// let mut config = Config::default();
+/// config.server.listen = "127.0.0.1:0".parse()?;
+/// let server = Server::start(config)?;
+/// println!("clients connect to {}", server.url());
+/// server.stop()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<Result<(), ServerError>>>,
+}
+
+impl Server {
+    /// Starts a broker on threads of its own.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be listened on, or the kernel gives no thread.
+    pub fn start(config: Config) -> Result<Self, ServerError> {
+        let listener = bind(&config)?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name("tidegate".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(run(listener, config, async move {
+                // A dropped handle stops it too.
+                let _ = stopped.await;
+            }))
+        })?;
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What clients connect to.
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", self.address)
+    }
+
+    /// Drains and stops it, and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// A shard had failed.
+    pub fn stop(mut self) -> Result<(), ServerError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), ServerError> {
+        drop(self.stop.take());
+        match self.thread.take().map(thread::JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(ServerError::Shard("it panicked".into())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(%error, "broker ended");
+        }
+    }
+}
+
+/// Opens the listening socket.
+///
+/// # Errors
+///
+/// The address is in use, not this machine's, or not allowed.
+pub fn bind(config: &Config) -> Result<TcpListener, ServerError> {
+    let address = config.server.listen;
+    open(address).map_err(|source| ServerError::Bind { address, source })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    // A restart must not wait for old connections' TIME_WAIT; two listeners on one port stay impossible.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Connections the kernel holds until they are accepted: a reconnect storm must not be answered with resets.
+const BACKLOG: i32 = 4096;
+/// Connections that are not WebSockets (yet), over all shards; beyond it nothing is accepted until one is done, which
+/// takes `handshake_timeout` at the most.
+const HTTP_CONNECTIONS: usize = 4096;
+/// Sockets and orders on their way to one shard.
+const HANDOVER: usize = 256;
+/// How long accepting rests where the process has no more file descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// Serves until `shutdown` resolves, then drains.
+///
+/// # Errors
+///
+/// A shard could not start, or failed.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    raise_open_files(config.server.max_connections);
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let loopback = listener.local_addr()?.ip().is_loopback();
+    Origins::new(&config.server.allowed_origins, loopback).map_err(ServerError::Origins)?;
+    let config = Arc::new(config);
+    let count = config.server.shard_count();
+    let inboxes: Box<[_]> =
+        (0..count).map(|_| Arc::new(Inbox::new(config.memory.shard_queue_messages))).collect();
+    let hub = Arc::new(Hub::new(&config, inboxes.clone(), Box::new(Memory), random_epoch));
+    let shared = Arc::new(Shared {
+        metrics: Metrics::new(count, config.memory.outbox_bytes, config.memory.connection_bytes),
+        ready: AtomicBool::new(true),
+        http: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+        loopback,
+        hub,
+        config,
+    });
+    let (failed, mut failure) = mpsc::channel(count);
+    let mut shards = Vec::with_capacity(count);
+    for (number, inbox) in inboxes.iter().enumerate() {
+        shards.push(Handle::start(number, count, inbox.clone(), shared.clone(), failed.clone())?);
+    }
+    drop(failed);
+    tokio::pin!(shutdown);
+    let accepted = tokio::select! {
+        () = &mut shutdown => Ok(()),
+        Some(failure) = failure.recv() => Err(failure),
+        never = accept(&listener, &shards, &shared) => match never {},
+    };
+    drop(listener);
+    shared.ready.store(false, Relaxed);
+    let deadline = Instant::now() + shared.config.server.drain_timeout;
+    for shard in &shards {
+        // A shard that has failed takes no order; its error is told below.
+        let _ = shard.orders.send(Order::Drain { deadline }).await;
+    }
+    let mut result = accepted;
+    for shard in shards {
+        drop((shard.orders, shard.sockets));
+        // It ends by itself once drained; waiting for the thread is waiting for its deadline at the most.
+        if tokio::task::spawn_blocking(move || shard.thread.join()).await.is_ok_and(|joined| joined.is_err()) {
+            result = result.and(Err(ServerError::Shard("it panicked".into())));
+        }
+    }
+    result
+}
+
+/// What all threads read.
+struct Shared {
+    config: Arc<Config>,
+    hub: Arc<Hub>,
+    metrics: Metrics,
+    ready: AtomicBool,
+    /// Connections of each shard that are not WebSockets (yet).
+    http: Box<[AtomicUsize]>,
+    loopback: bool,
+}
+
+/// The server's end of a shard.
+struct Handle {
+    sockets: mpsc::Sender<(TcpStream, SocketAddr)>,
+    orders: mpsc::Sender<Order>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Handle {
+    fn start(
+        number: usize,
+        shards: usize,
+        inbox: Arc<Inbox>,
+        shared: Arc<Shared>,
+        failed: mpsc::Sender<ServerError>,
+    ) -> Result<Self, ServerError> {
+        let (sockets, accepted) = mpsc::channel(HANDOVER);
+        let (orders, ordered) = mpsc::channel(HANDOVER);
+        let adopting = orders.clone();
+        let thread = thread::Builder::new().name(format!("tidegate-{number}")).spawn(move || {
+            let serve = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let local = LocalSet::new();
+                let metrics = shared.metrics.shard(number);
+                let parts =
+                    Parts { number, shards, config: shared.config.clone(), hub: shared.hub.clone(), inbox, metrics };
+                local.block_on(&runtime, async move {
+                    let shard = Shard::new(parts)?;
+                    tokio::task::spawn_local(serve_http(number, accepted, adopting, shared));
+                    shard.run(ordered).await
+                })
+            };
+            if let Err(error) = serve() {
+                // Nobody listens once the server is ending.
+                let _ = failed.blocking_send(ServerError::Io(error));
+            }
+        })?;
+        Ok(Self { sockets, orders, thread })
+    }
+}
+
+/// Accepts for all shards, and gives each socket to the one with the fewest.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    shards: &[Handle],
+    shared: &Arc<Shared>,
+) -> std::convert::Infallible {
+    let mut turn = 0;
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
+        match accepted {
+            Ok((stream, peer)) => {
+                turn += 1;
+                let load = |shard: usize| shared.metrics.connections(shard) + shared.http[shard].load(Relaxed) as u64;
+                let least = (0..shards.len()).map(|i| (i + turn) % shards.len()).min_by_key(|&shard| load(shard));
+                let Some(shard) = least else { continue };
+                shared.http[shard].fetch_add(1, Relaxed);
+                // A shard that has failed ends the server elsewhere.
+                let _ = shards[shard].sockets.send((stream, peer)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// Serves HTTP on a shard's thread, and gives what becomes a WebSocket to the shard.
+async fn serve_http(
+    number: usize,
+    mut sockets: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    orders: mpsc::Sender<Order>,
+    shared: Arc<Shared>,
+) {
+    let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS.div_ceil(shared.http.len())));
+    let config = &shared.config;
+    let Ok(origins) = Origins::new(&config.server.allowed_origins, shared.loopback) else { return };
+    let (ready, metrics, admit) = (shared.clone(), shared.clone(), shared.clone());
+    let site = Rc::new(Site {
+        origins,
+        handshake_timeout: config.websocket.handshake_timeout,
+        ready: Box::new(move || ready.ready.load(Relaxed)),
+        metrics: Box::new(move || metrics.metrics.render(&metrics.hub)),
+        admit: Box::new(move || admit.admit()),
+    });
+    while let Some((stream, peer)) = sockets.recv().await {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let (site, orders, shared) = (site.clone(), orders.clone(), shared.clone());
+        tokio::task::spawn_local(async move {
+            if let Ok(stream) = tokio::net::TcpStream::from_std(stream)
+                && let Some(upgraded) = http::serve(stream, peer, site).await
+            {
+                // The shard is gone only at the very end.
+                let _ = orders.send(Order::Adopt(upgraded)).await;
+            }
+            shared.http[number].fetch_sub(1, Relaxed);
+            drop(permit);
+        });
+    }
+}
+
+impl Shared {
+    /// Whether one more WebSocket is welcome.
+    fn admit(&self) -> Result<(), String> {
+        let sum = self.metrics.sum();
+        if !self.ready.load(Relaxed) {
+            return Err("the broker is going".into());
+        }
+        if sum.connections >= self.config.server.max_connections as u64 {
+            return Err(format!("server.max_connections: {} are connected", sum.connections));
+        }
+        if sum.buffer_bytes >= self.config.memory.connection_bytes {
+            return Err("memory.connection_bytes: the budget is spent".into());
+        }
+        Ok(())
+    }
+}
+
+/// Two starts must not share an epoch, or a client would take one log for the other.
+fn random_epoch() -> Epoch {
+    Epoch(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)))
+}
+
+/// Raises the soft limit of open files as far as `connections` need and the hard limit allows.
+fn raise_open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = connections as u64 + HTTP_CONNECTIONS as u64 + 64;
+    let raised = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    if limit.current.is_some_and(|current| current < raised)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit })
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}

@@ -1,0 +1,99 @@
+//! What comes to a shard from the others and from itself: messages to fan out, outcomes of its publishers' requests.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    engine::{Settled, Tally},
+    stream::Published,
+};
+
+/// A message to fan out.
+#[derive(Debug)]
+pub struct Item {
+    pub published: Arc<Published>,
+    /// Its stream; none for a live-only message.
+    pub stream: Option<usize>,
+    /// Where to tell how it went.
+    pub tally: Option<Arc<Tally>>,
+}
+
+/// One shard's bounded inbound queue. It is filled under the streams' locks, so that its order is theirs; nobody ever
+/// waits for room in it.
+#[derive(Debug)]
+pub struct Inbox {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    capacity: usize,
+}
+
+/// What waits.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    pub items: VecDeque<Item>,
+    /// Bounded by the publish windows of the shard's connections.
+    pub settled: Vec<Settled>,
+    /// Whether a stream's push was refused: the shard reads that stream's log.
+    pub refused: bool,
+}
+
+impl Inbox {
+    pub fn new(capacity: usize) -> Self {
+        Self { waiting: Mutex::default(), wake: Notify::new(), capacity }
+    }
+
+    /// Queues `item`; false where there is no room.
+    #[must_use]
+    pub fn push(&self, item: Item, wake: bool) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.items.len() >= self.capacity {
+            return false;
+        }
+        self.put(&mut waiting, wake, |waiting| waiting.items.push_back(item));
+        true
+    }
+
+    /// Queues `item`, for which room was asked before.
+    pub fn push_anyway(&self, item: Item, wake: bool) {
+        self.put(&mut self.waiting.lock(), wake, |waiting| waiting.items.push_back(item));
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.waiting.lock().items.len() < self.capacity
+    }
+
+    pub fn settle(&self, settled: Settled, wake: bool) {
+        self.put(&mut self.waiting.lock(), wake, |waiting| waiting.settled.push(settled));
+    }
+
+    /// Says that a push was refused.
+    pub fn refuse(&self) {
+        self.put(&mut self.waiting.lock(), true, |waiting| waiting.refused = true);
+    }
+
+    /// Swaps what waits for `empty`.
+    pub fn take(&self, empty: &mut Waiting) {
+        std::mem::swap(&mut *self.waiting.lock(), empty);
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
+        self.waiting.lock().items.len()
+    }
+
+    /// Waits until something was queued by another shard since the last wait.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// One wake for all that gathers until the shard takes it.
+    fn put(&self, waiting: &mut Waiting, wake: bool, put: impl FnOnce(&mut Waiting)) {
+        let first = waiting.items.is_empty() && waiting.settled.is_empty() && !waiting.refused;
+        put(waiting);
+        if first && wake {
+            self.wake.notify_one();
+        }
+    }
+}
