@@ -79,6 +79,24 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// Whether every topic that `other` takes is taken by this one too.
+    pub fn covers(&self, other: &Filter) -> bool {
+        let (mut mine, mut theirs) = (self.tokens(), other.tokens());
+        loop {
+            match (mine.next(), theirs.next()) {
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(">"), Some(first)) => return tail_is_open(first, &mut theirs),
+                (Some(_), Some(">")) => return false,
+                (Some("*"), Some(t)) if !t.starts_with('$') => {}
+                (Some(x), Some(y)) if x == y => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
 /// Whether `>` can stand for `first` and all of `rest`.
 fn tail_is_open<'a>(first: &str, rest: &mut impl Iterator<Item = &'a str>) -> bool {
     !first.starts_with('$') && rest.all(|token| !token.starts_with('$'))
@@ -140,6 +158,21 @@ mod tests {
         assert!(!matches("*.load", "$sys.load"));
         assert!(!matches("a.>", "a.b.$c"));
         assert!(matches("$sys.*", "$sys.load"));
+    }
+
+    #[test]
+    fn a_filter_covers_another_where_it_takes_all_the_other_takes() {
+        let covers = |a: &str, b: &str| Filter::parse(a).unwrap().covers(&Filter::parse(b).unwrap());
+        assert!(covers("a.>", "a.*"));
+        assert!(covers("a.>", "a.b.>"));
+        assert!(covers("a.*", "a.b"));
+        assert!(covers("*", "*"));
+        assert!(covers(">", ">"));
+        assert!(!covers("a.*", "a.>"));
+        assert!(!covers("a.b", "a.*"));
+        assert!(!covers("a.>", "a"));
+        assert!(!covers(">", "$sys.x"));
+        assert!(!covers("a.*.c", "a.>"));
     }
 
     #[test]
