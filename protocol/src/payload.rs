@@ -1,7 +1,10 @@
 //! Payloads: opaque bytes, and the one door through which a publisher's bytes come in.
 
+mod scan;
+
 use bytes::Bytes;
 
+use self::scan::ScanError;
 use crate::limits::JSON_DEPTH;
 
 /// What a payload's bytes are.
@@ -41,35 +44,16 @@ pub enum PayloadError {
 
 impl Payload {
     /// One JSON value. Its line breaks (outside strings they are white space, inside they cannot stand) are taken
-    /// out, since a line break ends a JSON frame.
+    /// out, since a line break ends a JSON frame, and the white space around it too.
     pub fn json(data: &[u8]) -> Result<Self, PayloadError> {
-        check_json(data)?;
-        Ok(Self::json_on_one_line(data))
-    }
-
-    /// What a JSON parser has just passed over: that it is one value is known, how deep it nests is not.
-    pub(crate) fn json_parsed(raw: &serde_json::value::RawValue) -> Result<Self, PayloadError> {
-        if json_depth_exceeds(raw.get().as_bytes(), JSON_DEPTH) {
-            return Err(PayloadError::Depth);
-        }
-        Ok(Self::json_on_one_line(raw.get().as_bytes()))
-    }
-
-    fn json_on_one_line(data: &[u8]) -> Self {
-        let is_break = |b: &u8| matches!(b, b'\n' | b'\r');
-        let data = if data.iter().any(is_break) {
-            data.iter().copied().filter(|b| !is_break(b)).collect::<Vec<u8>>().into()
+        let line_breaks = scan_json(data)?;
+        let data = data.trim_ascii();
+        let data = if line_breaks {
+            data.iter().copied().filter(|b| !matches!(b, b'\n' | b'\r')).collect::<Vec<u8>>().into()
         } else {
             Bytes::copy_from_slice(data)
         };
-        Self { kind: ContentKind::Json, data }
-    }
-
-    /// A value, written as JSON.
-    pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, PayloadError> {
-        let data = serde_json::to_vec(value).map_err(|e| PayloadError::Json(e.to_string()))?;
-        // serde_json writes no line breaks, but a value may hold raw JSON, and may nest.
-        Self::json(&data)
+        Ok(Self { kind: ContentKind::Json, data })
     }
 
     /// Text.
@@ -156,16 +140,21 @@ impl From<Bytes> for Payload {
     }
 }
 
-/// Checks that `data` is exactly one JSON value, at most [`JSON_DEPTH`] deep. One linear scan for the depth comes
-/// first: parsers recurse.
+/// Checks that `data` is exactly one JSON value, at most [`JSON_DEPTH`] deep.
 pub fn check_json(data: &[u8]) -> Result<(), PayloadError> {
-    if json_depth_exceeds(data, JSON_DEPTH) {
-        return Err(PayloadError::Depth);
-    }
-    serde_json::from_slice::<serde::de::IgnoredAny>(data).map_err(|e| PayloadError::Json(e.to_string()))?;
-    // IgnoredAny passes over a string's bytes unchecked.
-    std::str::from_utf8(data).map_err(|_| PayloadError::Json("not UTF-8".into()))?;
-    Ok(())
+    scan_json(data).map(|_| ())
+}
+
+/// The same; says whether there are line breaks between tokens.
+fn scan_json(data: &[u8]) -> Result<bool, PayloadError> {
+    let line_breaks = scan::scan(data).map_err(|error| match error {
+        ScanError::Depth => PayloadError::Depth,
+        ScanError::Syntax(at) if at >= data.len() => PayloadError::Json("it ends too early".into()),
+        ScanError::Syntax(at) => PayloadError::Json(format!("byte {at} cannot stand there")),
+    })?;
+    std::str::from_utf8(data)
+        .map_err(|e| PayloadError::Json(format!("byte {} is not UTF-8", e.valid_up_to())))?;
+    Ok(line_breaks)
 }
 
 /// Whether arrays and objects in `data` nest deeper than `limit`. Says nothing about whether it is JSON.
@@ -194,4 +183,95 @@ pub fn json_depth_exceeds(data: &[u8], limit: usize) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Result<String, PayloadError> {
+        Payload::json(text.as_bytes()).map(|payload| payload.as_str().expect("JSON is text").to_owned())
+    }
+
+    #[test]
+    fn a_json_payload_is_kept_as_it_was_written_but_for_its_line_breaks() {
+        assert_eq!(json("{\r\n \"a\": [1,\n2]\n}\n").unwrap(), r#"{ "a": [1,2]}"#);
+        assert_eq!(json(" \t1 ").unwrap(), "1");
+        assert_eq!(json(r#""\n\r""#).unwrap(), r#""\n\r""#);
+        assert_eq!(json("\"\u{2028}\"").unwrap(), "\"\u{2028}\"");
+    }
+
+    #[test]
+    fn a_json_payload_is_exactly_one_value() {
+        for good in
+            ["0", "-0.5e+10", "1E2", "true", "false", "null", "\"\"", "[]", "{}", r#"{"a":{},"b":[[],""]}"#]
+        {
+            assert_eq!(json(good).unwrap(), good);
+        }
+        for bad in [
+            "",
+            " ",
+            "1 2",
+            "1\n2",
+            "01",
+            "-",
+            "1.",
+            ".5",
+            "1e",
+            "+1",
+            "tru",
+            "nul",
+            "[1,]",
+            "[,1]",
+            "[1",
+            "]",
+            "{",
+            "{}}",
+            "{1:2}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\" 1}",
+            "\"",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"a\nb\"",
+            "\"12345678\u{1f}\"",
+            "'a'",
+            "[1 2]",
+            "[}",
+            "{]",
+            "NaN",
+            "\u{feff}1",
+            "\u{a0}1",
+        ] {
+            assert!(matches!(json(bad), Err(PayloadError::Json(_))), "{bad:?}");
+        }
+        assert!(matches!(Payload::json(b"\"\xff\""), Err(PayloadError::Json(_))));
+        assert!(
+            matches!(Payload::json(b"\"\xed\xa0\x80\""), Err(PayloadError::Json(_))),
+            "half a surrogate pair"
+        );
+    }
+
+    #[test]
+    fn a_json_payload_nests_64_deep_and_no_deeper() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |depth: usize| format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            assert_eq!(json(&nested(64)).unwrap(), nested(64));
+            assert_eq!(json(&nested(65)), Err(PayloadError::Depth));
+            assert_eq!(json(&open.repeat(1_000_000)), Err(PayloadError::Depth));
+        }
+        // Depth is how deep, not how many.
+        assert!(json(&format!("[{}[]]", "[],".repeat(1_000))).is_ok());
+    }
+
+    #[test]
+    fn text_is_utf8_and_binary_is_anything() {
+        assert_eq!(Payload::text_from_bytes(b"\xff"), Err(PayloadError::Utf8));
+        assert_eq!(Payload::text_from_bytes("ä\n".as_bytes()).unwrap().as_str(), Some("ä\n"));
+        let binary = Payload::of_kind(ContentKind::Binary, b"\xff\0").unwrap();
+        assert_eq!((&binary.data()[..], binary.as_str()), (&b"\xff\0"[..], None));
+    }
 }

@@ -113,6 +113,17 @@ proptest! {
     }
 
     #[test]
+    fn a_json_payload_is_taken_where_another_parser_takes_it(
+        json in json_text(), at in any::<prop::sample::Index>(), byte in prop::sample::select(b" \n\0\x1f\"\\,:[]{}-+.eEtu019a\x7f\xc3\xff".to_vec()),
+    ) {
+        let mut data = json.into_bytes();
+        let at = at.index(data.len());
+        data[at] = byte;
+        let valid = std::str::from_utf8(&data).is_ok() && serde_json::from_slice::<serde::de::IgnoredAny>(&data).is_ok();
+        prop_assert_eq!(Payload::json(&data).is_ok(), valid);
+    }
+
+    #[test]
     fn any_bytes_are_read_without_a_panic(bytes in any::<Vec<u8>>()) {
         read_every_way(&bytes);
     }

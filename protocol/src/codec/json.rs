@@ -424,7 +424,7 @@ fn read_payload(
     binary: Option<Text<'_>>,
 ) -> Result<Payload, DecodeError> {
     match (json, text, binary) {
-        (Some(json), None, None) => Payload::json_parsed(json).map_err(check::payload_error),
+        (Some(json), None, None) => Payload::json(json.get().as_bytes()).map_err(check::payload_error),
         (None, Some(text), None) => Ok(Payload::text(text.0)),
         (None, None, Some(binary)) => STANDARD.decode(&*binary.0).map(Payload::binary).map_err(|e| {
             DecodeError::new(ErrorCode::PayloadInvalid, format_args!("`binary` is not base64: {e}"))
