@@ -28,8 +28,8 @@
 //! * [`Client`] (`client`): the handle. It talks to the driver over bounded channels.
 //! * `window`: how much may be published whose ack has not come yet.
 //! * `driver`: the one task that owns the connection and moves what the session says.
-//! * `session`: the rules. No I/O; time is an argument: resend, resubscribe, positions, books, gaps, credit.
-//! * `books`: what a subscription has and was told, held against the broker's marks.
+//! * `session`: the rules. No I/O; time is an argument. `publishes`: window, order, what goes again. `subscriber`:
+//!   positions, credit, resume. `books`: what came, held against the broker's marks. `history`: pages.
 //! * `backoff`: how long to wait before the next attempt.
 //! * `transport`: bytes of a WebSocket.
 //! * [`Subscription`] (`subscription`) and `queue`: the stream of one filter's events, bounded by credit.
@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod client;
 mod command;
 mod driver;
@@ -46,9 +47,11 @@ mod event;
 mod history;
 mod options;
 mod queue;
+mod session;
 mod stats;
 mod subscription;
 mod topic;
+mod transport;
 mod window;
 
 pub use client::{Client, PendingAck, PublishOptions};
