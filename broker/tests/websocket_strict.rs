@@ -433,7 +433,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
     let control =
         (prop_oneof![Just(Opcode::Ping), Just(Opcode::Pong)], prop::collection::vec(any::<u8>(), 0..=125));
     let control =
-        (control, mask.clone()).prop_map(|((opcode, payload), mask)| masked(true, opcode, &payload, mask));
+        (control, mask).prop_map(|((opcode, payload), mask)| masked(true, opcode, &payload, mask));
     let payload = prop_oneof![
         any::<String>().prop_map(|text| (Opcode::Text, text.into_bytes())),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(|data| (Opcode::Binary, data)),
