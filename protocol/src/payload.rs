@@ -56,6 +56,13 @@ impl Payload {
         Ok(Self { kind: ContentKind::Json, data })
     }
 
+    /// A value, written as JSON: the Rust SDK's door.
+    pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, PayloadError> {
+        let data = serde_json::to_vec(value).map_err(|e| PayloadError::Json(e.to_string()))?;
+        // A value may hold raw JSON, and may nest.
+        Self::json(&data)
+    }
+
     /// Text.
     pub fn text(text: impl Into<String>) -> Self {
         Self { kind: ContentKind::Text, data: Bytes::from(text.into()) }
