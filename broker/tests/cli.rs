@@ -2,7 +2,7 @@
 #![cfg(feature = "cli")]
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     process::{Command, Output, Stdio},
 };
 
@@ -205,8 +205,7 @@ mod serve {
         let mut child =
             child.env("TIDEGATE_SERVER__LISTEN", "127.0.0.1:0").stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.take().unwrap()), &mut line)
-            .unwrap();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(line.contains("listening on http://127.0.0.1:"), "{line}");
@@ -396,6 +395,49 @@ fn a_gap_stands_in_the_flow() {
     assert!(rest.iter().any(|line| json(line)["payload"] == "1"), "{rest:?}");
 }
 
+/// Subscribes with a stdout that nobody reads, publishes `count` messages and then "end", and only then reads: the
+/// numbers of the messages that came, and how many the gaps told of.
+fn read_late(broker: &Broker, overflow: &str, count: u64) -> (Vec<u64>, u64) {
+    let url = broker.url();
+    let mut sub =
+        command(&["sub", "flood", "--json", "--overflow", overflow, "--limit", "16", "--url", &url])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut lines = BufReader::new(sub.stdout.take().unwrap()).lines().map(|line| json(&line.unwrap()));
+    assert_eq!(lines.next().unwrap()["event"], "subscribed");
+    let input: Vec<String> = (1..=count).map(|n| format!("{{\"n\":{n},\"pad\":\"{:400}\"}}", "")).collect();
+    publish(broker, &["flood", "--lines", "--json"], input.join("\n").as_bytes());
+    publish(broker, &["flood", "end"], b"");
+    let (mut came, mut told) = (Vec::new(), 0);
+    for line in lines {
+        match line["event"].as_str().unwrap() {
+            "message" if line["payload"] == "end" => break,
+            "message" => came.push(line["payload"]["n"].as_u64().unwrap()),
+            "gap" => told += line["count"].as_u64().expect("an exact count"),
+            other => panic!("{other}"),
+        }
+    }
+    sub.kill().unwrap();
+    sub.wait().unwrap();
+    (came, told)
+}
+
+#[test]
+fn a_reader_that_falls_behind_is_told_of_every_message_it_does_not_get() {
+    let (came, told) = read_late(&Broker::start(), "drop_oldest", 10_000);
+    assert!(told > 0, "nothing was dropped: {} came", came.len());
+    assert!(came.is_sorted_by(|a, b| a < b), "in order, none twice");
+    assert_eq!(came.len() as u64 + told, 10_000);
+}
+
+#[test]
+fn a_reader_that_catches_up_gets_everything() {
+    let (came, told) = read_late(&Broker::start(), "catch_up", 10_000);
+    assert_eq!(told, 0);
+    assert_eq!(came, (1..=10_000).collect::<Vec<_>>());
+}
+
 #[test]
 fn time_and_count_end_it() {
     let broker = Broker::start();
@@ -427,15 +469,15 @@ fn a_reader_that_goes_away_is_no_reason_to_complain() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stderr = std::io::BufReader::new(sub.stderr.take().unwrap());
+    let mut stderr = BufReader::new(sub.stderr.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    stderr.read_line(&mut line).unwrap();
     assert!(line.starts_with("subscribed"), "{line}");
     drop(sub.stdout.take());
     publish(&broker, &["demo.a", "nobody reads this"], b"");
     let status = sub.wait().unwrap();
     let mut rest = String::new();
-    std::io::Read::read_to_string(&mut stderr, &mut rest).unwrap();
+    stderr.read_to_string(&mut rest).unwrap();
     assert_eq!((status.code(), rest.as_str()), (Some(0), ""));
 }
 
