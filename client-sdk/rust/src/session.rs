@@ -322,12 +322,14 @@ impl Session {
     /// The end, for good: everybody who waits is told.
     fn stop(&mut self, failed: Option<Closed>) -> Next {
         self.outlets.window.close();
-        self.outlets.state.send_replace(ConnectionState::Closed);
         let is_failure = failed.is_some();
-        self.tell(match failed {
-            Some(Closed { code, reason }) => ConnectionEvent::Failed { code, reason },
-            None => ConnectionEvent::Closed,
-        });
+        let was_closed = self.outlets.state.send_replace(ConnectionState::Closed) == ConnectionState::Closed;
+        if !was_closed {
+            self.tell(match failed {
+                Some(Closed { code, reason }) => ConnectionEvent::Failed { code, reason },
+                None => ConnectionEvent::Closed,
+            });
+        }
         let unpublished = !self.publishes.is_empty();
         self.publishes.fail_all(&self.outlets.counters);
         self.histories.fail_all();

@@ -44,7 +44,7 @@ async fn duplicates_do_not_use_credit_up_for_good() {
         tokio::join!(client.subscribe("a").buffer(2).into_future(), peer.accept_subscribe(10));
     let mut subscription = subscription.unwrap();
     peer.send([message("a", 9), message("a", 10)]).await;
-    assert_eq!(peer.recv().await, Some(ClientFrame::Credit { sub, add: 1 }));
+    assert_eq!(peer.recv().await, Some(ClientFrame::Credit { sub, add: 2 }));
     peer.send([message("a", 11)]).await;
     let Some(Event::Message(message)) = subscription.recv().await else { panic!("a message") };
     assert_eq!(message.offset, Some(11));
