@@ -390,10 +390,33 @@ mod tests {
             assert_eq!(keys.begin("f", &format!("{ticket:03}"), ticket, 1), Begin::New);
             assert!(keys.bytes() <= max_bytes);
         }
+        for ticket in 0..2 {
+            assert_eq!(keys.begin("n", &format!("{ticket:03}"), ticket, 1), Begin::New);
+            assert!(keys.bytes() <= max_bytes);
+        }
         assert_eq!(keys.begin("f", "499", 1_000, 2), Begin::Pending(499));
-        assert_eq!(keys.begin("f", "483", 1_000, 2), Begin::Pending(483));
+        assert_eq!(keys.begin("f", "490", 1_000, 2), Begin::Pending(490));
         assert_eq!(keys.begin("q", "002", 1_000, 2), Begin::Pending(2));
-        assert_eq!(keys.begin("q", "001", 1_000, 2), Begin::Pending(1));
+        assert_eq!(keys.begin("q", "001", 1_000, 2), Begin::Pending(1), "though it was idle the longest");
+    }
+
+    #[test]
+    fn instances_that_are_gone_pay_for_nobody() {
+        let max_bytes = 3 * (INSTANCE + 1) + 8 * (KEY + 1);
+        let mut keys = Keys::new(KeyLimits { max_bytes, ..LIMITS });
+        let mut publish = |instance, count: u64, now| {
+            for key in 0..count {
+                assert_eq!(keys.begin(instance, &key.to_string(), key, now), Begin::New);
+            }
+        };
+        publish("c", 1, 0);
+        publish("a", 3, 0);
+        publish("b", 3, 0);
+        publish("c", 9, 1_001);
+        publish("d", 2, 1_001);
+        assert_eq!(keys.instances(), 2);
+        assert_eq!(keys.begin("d", "0", 9, 1_001), Begin::Pending(0));
+        assert_eq!(keys.begin("c", "8", 9, 1_001), Begin::Pending(8));
     }
 
     /// One key as the model knows it: instance, key, time, state.
@@ -401,13 +424,16 @@ mod tests {
 
     #[test]
     fn keys_do_what_a_list_of_them_would_do() {
-        let seeds = match std::env::var("TIDEGATE_SEED") {
-            Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
-            Err(_) => 0..500,
-        };
-        for seed in seeds {
+        for seed in seeds() {
             eprintln!("seed {seed}: rerun it with TIDEGATE_SEED={seed}");
             against_a_list(&mut Rng::with_seed(seed));
+        }
+    }
+
+    fn seeds() -> std::ops::Range<u64> {
+        match std::env::var("TIDEGATE_SEED") {
+            Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).expect("a number"),
+            Err(_) => 0..500,
         }
     }
 
@@ -453,11 +479,7 @@ mod tests {
 
     #[test]
     fn the_bounds_hold_whatever_comes() {
-        let seeds = match std::env::var("TIDEGATE_SEED") {
-            Ok(seed) => seed.parse().map(|seed: u64| seed..seed + 1).unwrap(),
-            Err(_) => 0..500,
-        };
-        for seed in seeds {
+        for seed in seeds() {
             eprintln!("seed {seed}: rerun it with TIDEGATE_SEED={seed}");
             let mut rng = Rng::with_seed(seed);
             let limits = KeyLimits {
