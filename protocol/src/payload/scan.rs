@@ -1,6 +1,6 @@
 //! One pass over a JSON text (RFC 8259): whether it is one value, no deeper than it may be, and on one line.
 //!
-//! Twice as fast as a parser that throws away what it parses (measured: 137 bytes of mixed JSON), and it does not recurse.
+//! A parser that throws away what it parses does neither of the last two, and needs a pass before it and one after it.
 
 use crate::limits::JSON_DEPTH;
 
