@@ -17,6 +17,8 @@ pub mod codec;
 pub mod error;
 pub mod filter;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod limits;
 pub mod payload;
 pub mod position;
