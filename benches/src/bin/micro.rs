@@ -70,29 +70,29 @@ struct Loop {
 
 const LOOPS: &[Loop] = &[
     Loop {
-        name: "encode-message/bincode",
+        name: "codec/encode-message-bincode",
         what: "a message frame, 26-byte topic, 128-byte JSON payload, offset and prev",
         build: || encode_message(Codec::Bincode),
     },
-    Loop { name: "encode-message/json", what: "the same", build: || encode_message(Codec::Json) },
+    Loop { name: "codec/encode-message-json", what: "the same", build: || encode_message(Codec::Json) },
     Loop {
-        name: "decode-publish/bincode",
+        name: "codec/decode-publish-bincode",
         what: "a publish frame with the same topic and payload; the payload is checked",
         build: || decode_publish(Codec::Bincode),
     },
-    Loop { name: "decode-publish/json", what: "the same", build: || decode_publish(Codec::Json) },
+    Loop { name: "codec/decode-publish-json", what: "the same", build: || decode_publish(Codec::Json) },
     Loop {
-        name: "decode-message/bincode",
+        name: "codec/decode-message-bincode",
         what: "what the SDK does with a message frame",
         build: || decode_message(Codec::Bincode),
     },
-    Loop { name: "decode-message/json", what: "the same", build: || decode_message(Codec::Json) },
+    Loop { name: "codec/decode-message-json", what: "the same", build: || decode_message(Codec::Json) },
     Loop {
-        name: "read-frame/1",
+        name: "websocket/read-1",
         what: "a client's WebSocket message of 165 bytes: copied in, unmasked, given",
         build: || read_frames(1),
     },
-    Loop { name: "read-frame/16", what: "16 of them in one read", build: || read_frames(16) },
+    Loop { name: "websocket/read-16", what: "16 of them in one read", build: || read_frames(16) },
     Loop { name: "index/exact", what: "a topic among 100,000 exact filters", build: index_exact },
     Loop {
         name: "index/wild-cached",
@@ -134,11 +134,17 @@ const LOOPS: &[Loop] = &[
         build: outbox_behind,
     },
     Loop {
-        name: "tick/1",
-        what: "a message into the arena, encoded, and for one subscriber gathered for one write",
-        build: || tick(1),
+        name: "tick/encode-16",
+        what: "16 messages into the arena, encoded once for all",
+        build: || encode(16),
     },
-    Loop { name: "tick/16", what: "the same with 16 messages", build: || tick(16) },
+    Loop { name: "tick/gather-1", what: "a frame gathered for one subscriber's write", build: || gather(1) },
+    Loop {
+        name: "tick/gather-16",
+        what: "16 frames gathered for one subscriber's write",
+        build: || gather(16),
+    },
+    Loop { name: "tick/gather-128", what: "128 of them", build: || gather(128) },
 ];
 
 fn main() -> ExitCode {
@@ -286,8 +292,12 @@ fn message() -> Message {
     }
 }
 
-fn draft(topic: Topic, key: Option<Arc<str>>) -> Draft {
-    Draft { topic, payload: payload(), key, headers: Vec::new(), origin: None }
+fn draft(topic: &Topic, payload: &Payload, key: Option<Arc<str>>) -> Draft {
+    Draft { topic: topic.clone(), payload: payload.clone(), key, headers: Vec::new(), origin: None }
+}
+
+fn live_only(key: Option<Arc<str>>) -> Arc<Published> {
+    Published::live_only(draft(&topic(TOPIC), &payload(), key), 0)
 }
 
 fn publish_frame(codec: Codec) -> Vec<u8> {
@@ -399,8 +409,9 @@ fn index_insert_remove() -> Box<dyn FnMut()> {
 fn log_append(topics: usize) -> Box<dyn FnMut()> {
     let (mut log, topics) = filled_log(topics);
     let (mut next, mut now) = (0, 0);
+    let payload = payload();
     Box::new(move || {
-        let appended = log.append(draft(topics[next].clone(), None), now, None);
+        let appended = log.append(draft(&topics[next], &payload, None), now, None);
         assert!(black_box(appended).is_ok());
         next = (next + 1) % topics.len();
         now += 1;
@@ -412,9 +423,10 @@ fn filled_log(topics: usize) -> (Log, Vec<Topic>) {
     let limits = LogLimits { max_age_ms: u64::MAX, max_bytes: 8 << 20, retain_last_bytes: 1 << 20 };
     let mut log = Log::new(None, Epoch(1), limits);
     let topics: Vec<_> = (0..topics).map(|i| topic(&format!("fleet.truck{i:05}"))).collect();
+    let payload = payload();
     while log.start() == 1 {
         let at = log.head() as usize % topics.len();
-        assert!(log.append(draft(topics[at].clone(), None), 0, None).is_ok());
+        assert!(log.append(draft(&topics[at], &payload, None), 0, None).is_ok());
     }
     (log, topics)
 }
@@ -443,7 +455,7 @@ fn lane(overflow: Overflow) -> Lane {
 }
 
 fn outbox_offer_pop() -> Box<dyn FnMut()> {
-    let message = Published::live_only(draft(topic(TOPIC), None), 0);
+    let message = live_only(None);
     let mut lane = lane(Overflow::DropOldest);
     Box::new(move || {
         black_box(lane.offer(black_box(&message), true));
@@ -452,9 +464,7 @@ fn outbox_offer_pop() -> Box<dyn FnMut()> {
 }
 
 fn outbox_full(overflow: Overflow) -> Box<dyn FnMut()> {
-    let messages: Vec<_> = (0..64)
-        .map(|key| Published::live_only(draft(topic(TOPIC), Some(format!("key{key}").into())), 0))
-        .collect();
+    let messages: Vec<_> = (0..64).map(|key| live_only(Some(format!("key{key}").into()))).collect();
     let mut lane = lane(overflow);
     for at in 0..1024 {
         lane.offer(&messages[at % 64], true);
@@ -467,7 +477,7 @@ fn outbox_full(overflow: Overflow) -> Box<dyn FnMut()> {
 }
 
 fn outbox_behind() -> Box<dyn FnMut()> {
-    let mut message = Published::live_only(draft(topic(TOPIC), None), 0);
+    let mut message = live_only(None);
     let mut lane = lane(Overflow::CatchUp);
     let mut offset = 0;
     let mut offer = move || {
@@ -492,19 +502,33 @@ fn renumbered(message: &Published, offset: u64) -> Arc<Published> {
     Arc::new(copy)
 }
 
-fn tick(messages: usize) -> Box<dyn FnMut()> {
-    let message = renumbered(&Published::live_only(draft(topic(TOPIC), None), 0), 70_000);
+fn encode(messages: usize) -> Box<dyn FnMut()> {
+    let message = renumbered(&live_only(None), 70_000);
     let mut arena = Arena::default();
+    Box::new(move || {
+        for _ in 0..messages {
+            arena.push(black_box(&message));
+            arena.encode(Codec::Bincode);
+        }
+        black_box(arena.bytes());
+        arena.clear();
+    })
+}
+
+fn gather(messages: u64) -> Box<dyn FnMut()> {
+    let message = renumbered(&live_only(None), 70_000);
+    let mut arena = Arena::default();
+    for _ in 0..messages {
+        arena.push(&message);
+        arena.encode(Codec::Bincode);
+    }
     let mut cork = Cork::default();
     Box::new(move || {
         cork.start(Codec::Bincode);
-        for _ in 0..messages {
-            let serial = arena.push(black_box(&message));
-            arena.encode(Codec::Bincode);
-            cork.push(arena.frame(Codec::Bincode, serial));
+        for serial in 0..messages {
+            cork.push(arena.frame(Codec::Bincode, black_box(serial)));
         }
         black_box(cork.finish());
-        arena.clear();
     })
 }
 
