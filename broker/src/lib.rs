@@ -14,17 +14,30 @@
 //! * [`metrics`] and [`config`]: figures and options.
 
 pub mod config;
-pub mod connection;
-pub mod engine;
-pub mod http;
-pub mod hub;
-pub mod metrics;
-pub mod outbox;
 pub mod server;
-pub mod session;
-pub mod shard;
-pub mod stream;
-pub mod websocket;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+// The path of a message. No part of the crate's interface: public for the benches, the model tests and the conformance
+// program.
+#[doc(hidden)]
+pub mod connection;
+#[doc(hidden)]
+pub mod engine;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
+pub mod hub;
+#[doc(hidden)]
+pub mod metrics;
+#[doc(hidden)]
+pub mod outbox;
+#[doc(hidden)]
+pub mod session;
+#[doc(hidden)]
+pub mod shard;
+#[doc(hidden)]
+pub mod stream;
+#[doc(hidden)]
+pub mod websocket;

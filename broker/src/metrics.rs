@@ -62,7 +62,8 @@ counters! {
     closed_slow: counter, "tidegate_closed_slow_total", "Connections closed for falling behind (4008) or stalling (4009).";
     bytes_in: counter, "tidegate_received_bytes_total", "Bytes read from clients' sockets.";
     bytes_out: counter, "tidegate_sent_bytes_total", "Bytes of data handed to sockets.";
-    outboxes: gauge, "tidegate_outboxes", "Connections with a lane that waits or reads on from a log.";
+    outboxes: gauge, "tidegate_outboxes", "Connections with a lane that waits or reads on from a log; once a second.";
+    outbox_depth: gauge, "tidegate_outbox_depth", "Messages that wait in all lanes; once a second.";
     outbox_bytes: gauge, "tidegate_outbox_bytes", "Bytes pinned by all lanes.";
     buffer_bytes: gauge, "tidegate_connection_buffer_bytes", "Bytes held for partial reads, partial writes and replies.";
 }
@@ -103,7 +104,12 @@ impl Metrics {
         let registry = Registry::new();
         register(&registry, &self.sum());
         gauge(&registry, "tidegate_outbox_budget_bytes", "What all lanes may pin.", self.outbox_budget);
-        gauge(&registry, "tidegate_connection_buffer_budget_bytes", "What buffers may hold.", self.connection_budget);
+        gauge(
+            &registry,
+            "tidegate_connection_buffer_budget_bytes",
+            "What buffers may hold.",
+            self.connection_budget,
+        );
         let (mut messages, mut bytes, mut retained) = (0, 0, 0);
         for stream in hub.streams() {
             let log = &stream.lock().log;
@@ -113,7 +119,12 @@ impl Metrics {
         }
         gauge(&registry, "tidegate_log_messages", "Messages in all streams' logs.", messages);
         gauge(&registry, "tidegate_log_bytes", "Bytes pinned by all streams' logs.", bytes);
-        gauge(&registry, "tidegate_retained_bytes", "Bytes pinned by newest messages beyond the logs.", retained);
+        gauge(
+            &registry,
+            "tidegate_retained_bytes",
+            "Bytes pinned by newest messages beyond the logs.",
+            retained,
+        );
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be written");

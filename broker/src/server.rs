@@ -208,7 +208,8 @@ pub async fn run(
     for shard in shards {
         drop((shard.orders, shard.sockets));
         // It ends by itself once drained; waiting for the thread is waiting for its deadline at the most.
-        if tokio::task::spawn_blocking(move || shard.thread.join()).await.is_ok_and(|joined| joined.is_err()) {
+        if tokio::task::spawn_blocking(move || shard.thread.join()).await.is_ok_and(|joined| joined.is_err())
+        {
             result = result.and(Err(ServerError::Shard("it panicked".into())));
         }
     }
@@ -249,8 +250,14 @@ impl Handle {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let local = LocalSet::new();
                 let metrics = shared.metrics.shard(number);
-                let parts =
-                    Parts { number, shards, config: shared.config.clone(), hub: shared.hub.clone(), inbox, metrics };
+                let parts = Parts {
+                    number,
+                    shards,
+                    config: shared.config.clone(),
+                    hub: shared.hub.clone(),
+                    inbox,
+                    metrics,
+                };
                 local.block_on(&runtime, async move {
                     let shard = Shard::new(parts)?;
                     tokio::task::spawn_local(serve_http(number, accepted, adopting, shared));
@@ -278,8 +285,11 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 turn += 1;
-                let load = |shard: usize| shared.metrics.connections(shard) + shared.http[shard].load(Relaxed) as u64;
-                let least = (0..shards.len()).map(|i| (i + turn) % shards.len()).min_by_key(|&shard| load(shard));
+                let load = |shard: usize| {
+                    shared.metrics.connections(shard) + shared.http[shard].load(Relaxed) as u64
+                };
+                let least =
+                    (0..shards.len()).map(|i| (i + turn) % shards.len()).min_by_key(|&shard| load(shard));
                 let Some(shard) = least else { continue };
                 shared.http[shard].fetch_add(1, Relaxed);
                 // A shard that has failed ends the server elsewhere.

@@ -43,7 +43,10 @@ impl Rules {
                 bytes: limits.publish_window_bytes,
             },
             ping_ms: millis(websocket.ping_interval),
-            reconnect_ms: (millis(config.server.reconnect_window.0), millis(config.server.reconnect_window.1)),
+            reconnect_ms: (
+                millis(config.server.reconnect_window.0),
+                millis(config.server.reconnect_window.1),
+            ),
             errors: limits.errors,
             topics: config
                 .topics
@@ -63,7 +66,9 @@ impl Rules {
             .topics
             .iter()
             .find(|(filter, ..)| filter.covers(&subscribe.filter))
-            .map_or((self.limits.limit as u32, self.limits.limit_bytes as u32), |&(_, limit, bytes)| (limit, bytes));
+            .map_or((self.limits.limit as u32, self.limits.limit_bytes as u32), |&(_, limit, bytes)| {
+                (limit, bytes)
+            });
         Terms {
             overflow: subscribe.overflow.unwrap_or(default),
             limit: subscribe.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, limit.max(1)),
@@ -79,8 +84,15 @@ pub enum Action {
     Reply(ServerFrame),
     Publish(PublishAction),
     Subscribe(Box<Subscribe>, Terms),
-    Unsubscribe { id: u64, sub: u64, key: u32 },
-    Credit { key: u32, add: u32 },
+    Unsubscribe {
+        id: u64,
+        sub: u64,
+        key: u32,
+    },
+    Credit {
+        key: u32,
+        add: u32,
+    },
     History(Box<HistoryRequest>),
     /// Say this, then close.
     Fail(ServerFrame, CloseCode),
@@ -157,7 +169,11 @@ impl Session {
         let id = request_id(&frame);
         if let Some(id) = id {
             if id <= self.last_id {
-                return refuse(Some(id), ErrorCode::IdNotGrowing, format!("the last id was {}", self.last_id));
+                return refuse(
+                    Some(id),
+                    ErrorCode::IdNotGrowing,
+                    format!("the last id was {}", self.last_id),
+                );
             }
             self.last_id = id;
         }
@@ -177,12 +193,18 @@ impl Session {
             }
             ClientFrame::Unsubscribe { id, sub } => match self.key(sub) {
                 Some(key) => Action::Unsubscribe { id, sub, key },
-                None => refuse(Some(id), ErrorCode::SubscriptionUnknown, format!("there is no subscription {sub}")),
+                None => refuse(
+                    Some(id),
+                    ErrorCode::SubscriptionUnknown,
+                    format!("there is no subscription {sub}"),
+                ),
             },
             ClientFrame::Publish(publish) => self.on_publish(publish, rules),
             ClientFrame::History(request) => Action::History(Box::new(request)),
             // Anonymous clients have nothing to renew; tokens come with authentication.
-            ClientFrame::Refresh { id, .. } => Action::Reply(ServerFrame::Ack { id, result: AckResult::Done }),
+            ClientFrame::Refresh { id, .. } => {
+                Action::Reply(ServerFrame::Ack { id, result: AckResult::Done })
+            }
             // A credit for a subscription that just ended is no mistake of the client's.
             ClientFrame::Credit { sub, add } => {
                 self.key(sub).map_or(Action::Nothing, |key| Action::Credit { key, add })
@@ -228,12 +250,20 @@ impl Session {
 
     fn on_publish(&mut self, publish: Publish, rules: &Rules) -> Action {
         if publish.topic.is_reserved() {
-            return refuse(publish.id, ErrorCode::TopicReserved, "tokens that start with $ are the broker's".into());
+            return refuse(
+                publish.id,
+                ErrorCode::TopicReserved,
+                "tokens that start with $ are the broker's".into(),
+            );
         }
         let length = publish.payload.len() as u64;
         if length > rules.limits.payload_bytes {
             let most = rules.limits.payload_bytes;
-            return refuse(publish.id, ErrorCode::PayloadTooLarge, format!("{length} bytes, {most} is the most"));
+            return refuse(
+                publish.id,
+                ErrorCode::PayloadTooLarge,
+                format!("{length} bytes, {most} is the most"),
+            );
         }
         if publish.id.is_some() {
             self.unacked_messages += 1;
@@ -284,7 +314,9 @@ fn request_id(frame: &ClientFrame) -> Option<u64> {
     match frame {
         ClientFrame::Connect(connect) => Some(connect.id),
         ClientFrame::Subscribe(subscribe) => Some(subscribe.id),
-        ClientFrame::Unsubscribe { id, .. } | ClientFrame::Refresh { id, .. } | ClientFrame::Ping { id } => Some(*id),
+        ClientFrame::Unsubscribe { id, .. } | ClientFrame::Refresh { id, .. } | ClientFrame::Ping { id } => {
+            Some(*id)
+        }
         ClientFrame::Publish(publish) => publish.id,
         ClientFrame::History(request) => Some(request.id),
         ClientFrame::Credit { .. } => None,

@@ -134,7 +134,9 @@ fn check<B>(request: &Request<B>, site: &Site) -> Result<(), Refusal> {
     let headers = request.headers();
     // hyper lets Transfer-Encoding win over Content-Length, as RFC 9112 has it; a proxy in front may not.
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(Refusal::bad_request("no request here has a body: Transfer-Encoding is refused").closing());
+        return Err(
+            Refusal::bad_request("no request here has a body: Transfer-Encoding is refused").closing()
+        );
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {

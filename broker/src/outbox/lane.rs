@@ -81,7 +81,8 @@ impl Lane {
         let mut lane = Self::new(terms, true);
         lane.skip_to = live;
         lane.reads_into_slots = resumed && terms.overflow == Overflow::Latest;
-        let moving = lane.reads_into_slots || matches!(terms.overflow, Overflow::CatchUp | Overflow::Disconnect);
+        let moving =
+            lane.reads_into_slots || matches!(terms.overflow, Overflow::CatchUp | Overflow::Disconnect);
         lane.reading = Some(Box::new(Reading::from_start(after, live, selected, moving)));
         lane
     }
@@ -233,6 +234,12 @@ impl Lane {
             && self.waiting.is_empty()
             && self.slots.as_ref().is_none_or(|slots| slots.is_empty())
             && self.skip_to <= cursor
+    }
+
+    /// How many messages wait.
+    pub fn depth(&self) -> u64 {
+        let slots = self.slots.as_ref().map_or(0, |slots| slots.len());
+        u64::from(self.out.messages()) + u64::from(self.waiting.messages()) + slots as u64
     }
 
     /// What the lane pins, in bytes.

@@ -62,7 +62,9 @@ impl Loss {
         debug_assert_eq!(self.reason, other.reason);
         self.count = match (self.count, other.count) {
             (Count::Exactly(a), Count::Exactly(b)) => Count::Exactly(a + b),
-            (Count::Exactly(a) | Count::AtMost(a), Count::Exactly(b) | Count::AtMost(b)) => Count::AtMost(a + b),
+            (Count::Exactly(a) | Count::AtMost(a), Count::Exactly(b) | Count::AtMost(b)) => {
+                Count::AtMost(a + b)
+            }
             (Count::Unknown, _) | (_, Count::Unknown) => Count::Unknown,
         };
         self.span = match (self.span, other.span) {

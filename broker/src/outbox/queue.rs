@@ -75,7 +75,9 @@ impl Queue {
 
     /// The oldest waiting message becomes a loss in its own place. Nothing happens where none waits.
     pub fn drop_oldest(&mut self) {
-        let Some(at) = self.entries.iter().position(|entry| matches!(entry, Entry::Message(_))) else { return };
+        let Some(at) = self.entries.iter().position(|entry| matches!(entry, Entry::Message(_))) else {
+            return;
+        };
         let Some(Entry::Message(message)) = self.entries.get(at).cloned() else { return };
         self.messages -= 1;
         self.bytes -= u64::from(message.cost);

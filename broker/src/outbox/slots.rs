@@ -50,6 +50,10 @@ impl Slots {
         self.slots.is_empty() && self.tail.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -50,8 +50,8 @@ pub struct Client {
     pub pumping: bool,
     /// Stands in the list of connections to read.
     pub reading: bool,
-    /// The socket may have more to read.
-    pub readable: bool,
+    /// What it holds in buffers and replies, as the budget knows it.
+    pub charged: u64,
     /// Stands in the list of connections that must end.
     pub ending: bool,
     /// Not read for backpressure since; its liveness is not judged meanwhile.

@@ -76,7 +76,7 @@ impl Cork {
     }
 
     /// What is gathered so far, in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes.len()
     }
 

@@ -39,6 +39,8 @@ pub struct Delivery {
     pub cursors: Vec<u64>,
     /// What all lanes pin, and may.
     pub pinned: u64,
+    /// What all connections hold in buffers and replies.
+    pub buffered: u64,
     pub budget: Budget,
     /// Connections with something to flush.
     pub dirty: Vec<u32>,
@@ -78,7 +80,9 @@ pub struct Budget {
 pub enum End {
     /// With a close frame.
     Close(CloseCode, String),
-    /// At once.
+    /// The peer has closed, or is lost: answer what there is to answer.
+    Gone,
+    /// At once: the socket has failed, or its time is over.
     Drop,
 }
 
@@ -102,6 +106,7 @@ impl Delivery {
             subs: Slab::new(),
             arena: Arena::default(),
             pinned: 0,
+            buffered: 0,
             budget,
             dirty: Vec::new(),
             pumps: VecDeque::new(),
@@ -206,9 +211,12 @@ impl Delivery {
             self.mark_dirty(at);
             return;
         }
-        let given: smallvec::SmallVec<[u32; 4]> = keys().filter(|&key| !own_echo(&self.subs[key as usize])).collect();
+        let given: smallvec::SmallVec<[u32; 4]> =
+            keys().filter(|&key| !own_echo(&self.subs[key as usize])).collect();
         // A subscription leaves level at a clean point: what it was given this tick goes out, or into lanes, first.
-        if given.iter().any(|&key| self.subs[key as usize].level) && !self.clients[at as usize].ranges.is_empty() {
+        if given.iter().any(|&key| self.subs[key as usize].level)
+            && !self.clients[at as usize].ranges.is_empty()
+        {
             self.flush(at);
         }
         for key in given {
@@ -258,6 +266,7 @@ impl Delivery {
         client.dirty = false;
         if client.blocked {
             self.hand_back(at, 0);
+            self.charge(at);
             return;
         }
         let controls = client.control.as_ref().map_or(0, |control| control.len());
@@ -332,6 +341,16 @@ impl Delivery {
         if self.clients[at as usize].blocked {
             self.on_blocked(at);
         }
+        self.charge(at);
+    }
+
+    /// Brings the budget to what a connection holds now; that, in bytes.
+    pub fn charge(&mut self, at: u32) -> u64 {
+        let client = &mut self.clients[at as usize];
+        let held = (client.connection.buffered() + client.control_bytes()) as u64;
+        self.buffered = self.buffered + held - client.charged;
+        client.charged = held;
+        held
     }
 
     /// What the kernel did not begin goes into the lanes of the subscriptions it was for, all but the first `begun`.
@@ -384,6 +403,8 @@ impl Delivery {
                 // The flush comes first; where the socket is blocked, an event will tell.
                 if !client.blocked {
                     self.mark_dirty(at);
+                } else if read > 0 {
+                    self.pump_later(at);
                 }
                 break;
             }
@@ -419,7 +440,8 @@ impl Delivery {
             }
             let mut source = StreamSource { stream: &self.hub.streams()[stream], filter: &sub.filter };
             let budget = if lane.reads_unpaced() { READ_UNPACED } else { READ };
-            let is_mine = |published: &Published| !(sub.no_echo && published.origin.as_ref() == Some(&instance));
+            let is_mine =
+                |published: &Published| !(sub.no_echo && published.origin.as_ref() == Some(&instance));
             let before = lane.pinned();
             // A step that finds nothing of its own still costs something, or a quiet reader would never yield.
             total += lane.read_on(self.cursors[stream], budget, &mut source, is_mine).max(64);
@@ -438,7 +460,7 @@ impl Delivery {
         self.corked = None;
         let mut popped: Vec<(usize, Entry)> = Vec::new();
         let subs = &mut self.subs;
-        while self.cork.len() < BURST {
+        while self.cork.size() < BURST {
             // What is popped counts as sent at once, and is taken back where it is not written.
             let Some((lane, entry)) = outbox.pop(|key| subs[key as usize].has_credit()) else { break };
             let owned = &outbox.lanes()[lane];
@@ -550,7 +572,9 @@ impl Delivery {
             self.flush(at);
         }
         let client = &mut self.clients[at as usize];
-        if client.control.as_ref().is_some_and(|control| control.has_mark()) || client.session.subs().is_empty() {
+        if client.control.as_ref().is_some_and(|control| control.has_mark())
+            || client.session.subs().is_empty()
+        {
             return;
         }
         let mut mark = Mark::default();
@@ -580,7 +604,11 @@ impl Delivery {
         let mut dirty = std::mem::take(&mut self.dirty);
         for at in dirty.drain(..) {
             self.flush(at);
-            if self.clients.get(at as usize).is_some_and(|c| !c.blocked && (c.outbox.is_some() || c.history.is_some())) {
+            if self
+                .clients
+                .get(at as usize)
+                .is_some_and(|c| !c.blocked && (c.outbox.is_some() || c.history.is_some()))
+            {
                 self.pump_later(at);
             }
         }

@@ -19,8 +19,6 @@ pub struct Faults;
 impl Faults {
     /// Whether this delivery is to be lost.
     pub fn loses(&self, published: &Published) -> bool {
-        published
-            .offset()
-            .is_some_and(|offset| LOSE.compare_exchange(offset, 0, Relaxed, Relaxed).is_ok())
+        published.offset().is_some_and(|offset| LOSE.compare_exchange(offset, 0, Relaxed, Relaxed).is_ok())
     }
 }

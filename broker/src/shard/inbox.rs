@@ -79,7 +79,7 @@ impl Inbox {
     }
 
     /// How many messages wait.
-    pub fn len(&self) -> usize {
+    pub fn depth(&self) -> usize {
         self.waiting.lock().items.len()
     }
 

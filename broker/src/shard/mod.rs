@@ -117,6 +117,8 @@ pub struct Shard {
     next_expiry: Instant,
     /// When what gathers is flushed, with a `flush_interval`.
     next_flush: Option<Instant>,
+    /// What buffers and control lanes of this shard's connections may hold.
+    buffer_budget: u64,
     generation: usize,
     draining: Option<Instant>,
     now_ms: u64,
@@ -137,6 +139,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const HELD_INTERVAL: Duration = Duration::from_millis(1);
 /// Ticks in a row before HTTP connections and new arrivals get their turn.
 const BUSY_TICKS: usize = 8;
+/// A connection that holds no more than this, in bytes, is not closed for the process's budget.
+const SMALL_BUFFER: u64 = 4 << 10;
 const TOKEN_BITS: u32 = usize::BITS / 2;
 
 impl Shard {
@@ -184,6 +188,7 @@ impl Shard {
             tallies: VecDeque::new(),
             next_expiry: now + EXPIRY_INTERVAL,
             next_flush: None,
+            buffer_budget: config.memory.connection_bytes / shards as u64,
             generation: 0,
             draining: None,
             now_ms: 0,
@@ -205,7 +210,10 @@ impl Shard {
                 self.carry_out(order);
                 busy = true;
             }
-            if self.draining.is_some_and(|deadline| self.delivery.clients.is_empty() || deadline <= Instant::now()) {
+            if self
+                .draining
+                .is_some_and(|deadline| self.delivery.clients.is_empty() || deadline <= Instant::now())
+            {
                 return Ok(());
             }
             if busy {
@@ -231,7 +239,8 @@ impl Shard {
     fn tick(&mut self) -> io::Result<bool> {
         let now = Instant::now();
         self.delivery.now = now;
-        self.now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.now_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let mut busy = self.poll_sockets()?;
         busy |= self.read_all();
         busy |= self.retry_held();
@@ -282,12 +291,12 @@ impl Shard {
                 self.delivery.mark_dirty(at);
             }
             let client = &mut self.delivery.clients[at as usize];
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                client.readable = true;
-                if !client.reading && !client.paused {
-                    client.reading = true;
-                    self.reads.push_back(at);
-                }
+            if (event.is_readable() || event.is_read_closed() || event.is_error())
+                && !client.reading
+                && !client.paused
+            {
+                client.reading = true;
+                self.reads.push_back(at);
             }
         }
         Ok(!self.events.is_empty())
@@ -300,7 +309,7 @@ impl Shard {
             let Some(client) = self.delivery.clients.get_mut(at as usize) else { continue };
             client.reading = false;
             self.read(at);
-            if self.inbox.len() > INBOX_HIGH {
+            if self.inbox.depth() > INBOX_HIGH {
                 self.drain_inbox();
             }
         }
@@ -335,21 +344,10 @@ impl Shard {
             },
         );
         self.delivery.counters.bytes_in += bytes_in;
-        match outcome {
-            ReadOutcome::Blocked => client.readable = false,
-            ReadOutcome::More => {
-                if !client.reading {
-                    client.reading = true;
-                    self.reads.push_back(at);
-                }
-            }
-            ReadOutcome::Closed(_) => {
-                client.readable = false;
-                self.delivery.mark_dirty(at);
-                self.check_now(at);
-            }
+        if matches!(outcome, ReadOutcome::More) && !client.reading {
+            client.reading = true;
+            self.reads.push_back(at);
         }
-        let client = &self.delivery.clients[at as usize];
         if client.connection.has_pending() {
             self.delivery.mark_dirty(at);
         }
@@ -358,6 +356,14 @@ impl Shard {
             self.delivery.end(at, End::Close(CloseCode::Unsupported, reason));
         }
         self.carry_out_frames(at);
+        if matches!(outcome, ReadOutcome::Closed(_)) {
+            self.delivery.end(at, End::Gone);
+        }
+        let buffered = self.delivery.charge(at);
+        if self.delivery.buffered > self.buffer_budget && buffered > SMALL_BUFFER {
+            let reason = CloseCode::OverBudget.reason().into();
+            self.delivery.end(at, End::Close(CloseCode::OverBudget, reason));
+        }
     }
 
     /// Carries out the frames that were read, in order; those for which there is no room wait with their connection.
@@ -424,7 +430,9 @@ impl Shard {
             }
         }
         let client = &self.delivery.clients[at as usize];
-        if client.session.window_is_full(&self.rules) || client.control_bytes() > self.config.limits.control_lane_bytes {
+        if client.session.window_is_full(&self.rules)
+            || client.control_bytes() > self.config.limits.control_lane_bytes
+        {
             self.pause(at);
         }
     }
@@ -453,12 +461,14 @@ impl Shard {
             self.tallies.push_back((self.delivery.now + REPORT_TIMEOUT, tally.clone()));
         }
         let idempotency = publish.idempotency.map(|key| (client.session.instance().clone(), key));
+        let request = Request { ticket, idempotency, tally, shard: self.number };
+        self.submit(Submission { draft: publish.draft, request, now_ms: self.now_ms })
+    }
+
+    fn submit(&mut self, submission: Submission) -> Result<(), Box<Submission>> {
+        self.hub.submit(submission)?;
         self.delivery.counters.published += 1;
-        self.hub.submit(Submission {
-            draft: publish.draft,
-            request: Request { ticket, idempotency, tally, shard: self.number },
-            now_ms: self.now_ms,
-        })
+        Ok(())
     }
 
     /// Tries again what there was no room for. Whether something moved.
@@ -469,7 +479,7 @@ impl Shard {
             let Some(mut held) = client.held.take() else { continue };
             let full = client.control_bytes() > self.config.limits.control_lane_bytes;
             let refused = match held.submission.take() {
-                Some(submission) => self.hub.submit(*submission).err(),
+                Some(submission) => self.submit(*submission).err(),
                 None => None,
             };
             if full || refused.is_some() {
@@ -680,7 +690,9 @@ impl Shard {
     fn answer(&mut self, settled: Settled) {
         let Settled { ticket, outcome } = settled;
         let at = place(ticket.connection);
-        let Some(client) = self.delivery.clients.get_mut(at as usize).filter(|c| c.token == ticket.connection) else {
+        let Some(client) =
+            self.delivery.clients.get_mut(at as usize).filter(|c| c.token == ticket.connection)
+        else {
             return;
         };
         let frame = match outcome {
@@ -706,7 +718,8 @@ impl Shard {
     /// Goes on reading where there is room again.
     fn resume_paused(&mut self) {
         for at in std::mem::take(&mut self.paused) {
-            let Some(client) = self.delivery.clients.get_mut(at as usize).filter(|client| client.paused) else {
+            let Some(client) = self.delivery.clients.get_mut(at as usize).filter(|client| client.paused)
+            else {
                 continue;
             };
             let full = client.held.is_some()
@@ -770,7 +783,7 @@ impl Shard {
             dirty: false,
             pumping: false,
             reading: has_leftover,
-            readable: false,
+            charged: 0,
             ending: false,
             paused: false,
             resumed: now,
@@ -821,16 +834,14 @@ impl Shard {
         }
         if self.next_expiry <= now {
             self.next_expiry = now + EXPIRY_INTERVAL;
+            let outboxes = || self.delivery.clients.iter().filter_map(|(_, client)| client.outbox.as_ref());
+            let lanes = outboxes().flat_map(|outbox| outbox.lanes());
+            (self.delivery.counters.outboxes, self.delivery.counters.outbox_depth) =
+                (outboxes().count() as u64, lanes.map(|owned| owned.lane.depth()).sum());
             if self.number == 0 {
                 self.hub.streams().iter().for_each(|stream| stream.lock().expire(self.now_ms));
             }
         }
-    }
-
-    fn check_now(&mut self, at: u32) {
-        let client = &mut self.delivery.clients[at as usize];
-        client.next_check = self.delivery.now;
-        self.checks.push(Reverse((client.next_check, client.token)));
     }
 
     fn check(&mut self, at: u32) {
@@ -857,7 +868,8 @@ impl Shard {
                 return;
             }
             if silent >= dead && !client.paused {
-                self.delivery.end(at, End::Close(CloseCode::PingTimeout, CloseCode::PingTimeout.reason().into()));
+                self.delivery
+                    .end(at, End::Close(CloseCode::PingTimeout, CloseCode::PingTimeout.reason().into()));
                 return;
             }
             if client.next_ping <= now {
@@ -878,7 +890,12 @@ impl Shard {
     fn write_marks(&mut self) {
         for token in std::mem::take(&mut self.marks) {
             let at = place(token);
-            if self.delivery.clients.get(at as usize).is_some_and(|c| c.token == token && c.connection.is_open()) {
+            if self
+                .delivery
+                .clients
+                .get(at as usize)
+                .is_some_and(|c| c.token == token && c.connection.is_open())
+            {
                 self.delivery.mark(at);
                 self.delivery.mark_dirty(at);
             }
@@ -908,14 +925,10 @@ impl Shard {
                     if code == CloseCode::Slow {
                         self.delivery.counters.closed_slow += 1;
                     }
-                    client.ending = false;
                     client.close(code, &reason, self.delivery.now);
-                    client.blocked = false;
-                    self.delivery.flush(at);
-                    let client = &mut self.delivery.clients[at as usize];
-                    client.next_check = self.delivery.now + self.config.websocket.close_timeout;
-                    self.checks.push(Reverse((client.next_check, client.token)));
+                    self.say_last(at);
                 }
+                End::Gone => self.say_last(at),
                 End::Drop => self.remove(at),
             }
         }
@@ -923,8 +936,25 @@ impl Shard {
         self.delivery.ending = ending;
     }
 
+    /// Writes what the closing handshake has to say, and waits for the peer's part of it for `close_timeout`.
+    fn say_last(&mut self, at: u32) {
+        let client = &mut self.delivery.clients[at as usize];
+        client.ending = false;
+        client.blocked = false;
+        self.delivery.flush(at);
+        let (now, close_timeout) = (self.delivery.now, self.config.websocket.close_timeout);
+        let client = &mut self.delivery.clients[at as usize];
+        if client.connection.is_done(now, close_timeout) {
+            self.remove(at);
+        } else {
+            client.next_check = now + close_timeout;
+            self.checks.push(Reverse((client.next_check, client.token)));
+        }
+    }
+
     fn remove(&mut self, at: u32) {
         let mut client = self.delivery.clients.remove(at as usize);
+        self.delivery.buffered -= client.charged;
         // It fails only where the kernel has let go of the socket already.
         let _ = self.poll.registry().deregister(client.connection.stream());
     }
@@ -954,6 +984,7 @@ impl Shard {
         delivery.counters.connections = delivery.clients.len() as u64;
         delivery.counters.subscriptions = delivery.subs.len() as u64;
         delivery.counters.outbox_bytes = delivery.pinned;
+        delivery.counters.buffer_bytes = delivery.buffered;
         self.metrics.store(&delivery.counters);
     }
 }

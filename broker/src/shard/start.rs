@@ -113,7 +113,10 @@ pub fn history(hub: &Hub, request: &HistoryRequest, budget: ReadBudget) -> Serve
         return error(Some(request.id), ErrorCode::NoHistory, "the topic is in no stream");
     };
     let Stream { name, .. } = &hub.streams()[at];
-    let budget = ReadBudget { messages: budget.messages.min(request.limit.map_or(usize::MAX, |n| n as usize)).max(1), ..budget };
+    let budget = ReadBudget {
+        messages: budget.messages.min(request.limit.map_or(usize::MAX, |n| n as usize)).max(1),
+        ..budget
+    };
     let ordered = hub.streams()[at].lock();
     let filter = request.topic.clone().into();
     match page(&ordered, &request.from, name.as_ref(), &filter, budget) {
@@ -148,10 +151,12 @@ fn page(
             let at = match at {
                 None => None,
                 Some(At::Offset(offset)) => Some(*offset),
-                Some(At::Positions(positions)) => match positions.iter().find(|p| p.stream.as_ref() == name) {
-                    Some(p) if p.epoch == log.epoch() => Some(p.offset),
-                    _ => return Err("the position is of another epoch"),
-                },
+                Some(At::Positions(positions)) => {
+                    match positions.iter().find(|p| p.stream.as_ref() == name) {
+                        Some(p) if p.epoch == log.epoch() => Some(p.offset),
+                        _ => return Err("the position is of another epoch"),
+                    }
+                }
             };
             // The newest n are the answer; where a page cannot hold them all, the oldest of them go.
             let last = log.last(filter, *n, at, budget.messages);
