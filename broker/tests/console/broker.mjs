@@ -49,7 +49,7 @@ export async function publishFromOutside(url, publishes) {
     });
     socket.once("close", (code) => reject(new Error(`the publisher's connection ended with ${code}`)));
   });
-  publishes.forEach((publish, index) => socket.send(JSON.stringify({ op: "publish", id: index + 1, ...publish })));
+  socket.send(publishes.map((publish, index) => JSON.stringify({ op: "publish", id: index + 1, ...publish })).join("\n"));
   await settled;
   socket.close();
   return acks;
