@@ -312,7 +312,7 @@ impl Log {
     }
 
     fn seal(&mut self) {
-        let next = Segment::new(self.head() + 1, self.hasher.clone());
+        let next = Segment::after(&self.active);
         self.sealed.push_back(mem::replace(&mut self.active, next).seal());
     }
 
@@ -320,18 +320,18 @@ impl Log {
         let (start, offset) = (self.start(), self.head() + 1);
         let hash = self.hasher.hash_one(draft.topic.as_str());
         let entry = self.topics.entry(hash, |state| state.topic == draft.topic, |state| state.hash);
-        let newest = match &entry {
-            Entry::Occupied(state) => Some(state.get().newest),
-            Entry::Vacant(_) => None,
+        // The messages of a topic share its text, which is paid for once.
+        let (topic, newest) = match &entry {
+            Entry::Occupied(state) => (state.get().topic.clone(), Some(state.get().newest)),
+            Entry::Vacant(_) => (draft.topic, None),
         };
         let prev = newest.filter(|&newest| newest >= start);
         if prev.is_none() {
-            self.bytes += topic_cost(&draft.topic);
+            self.bytes += topic_cost(&topic);
             newest.inspect(|&newest| self.retained.remove(newest));
         }
-        let topic = draft.topic.clone();
         let message = Message {
-            topic: draft.topic,
+            topic,
             stream: self.name.clone(),
             offset: Some(offset),
             prev,
@@ -357,7 +357,7 @@ impl Log {
             }
             Entry::Vacant(place) => {
                 let slot = self.active.push_topic(hash, published.clone());
-                place.insert(TopicState { topic, hash, newest: offset, slot });
+                place.insert(TopicState { topic: published.topic().clone(), hash, newest: offset, slot });
             }
         }
         self.bytes += self.active.bytes() - before;

@@ -28,7 +28,8 @@ pub struct Published {
     pub segment: u64,
     /// The publisher's instance.
     pub origin: Option<Arc<str>>,
-    /// The memory it pins, in bytes: content, topic, key, headers and what keeping them costs.
+    /// The memory it pins, in bytes: content, topic, key, headers and what keeping them costs. (In a log, messages of one
+    /// topic share its text, and the log counts that once.)
     pub cost: u32,
 }
 
@@ -65,6 +66,11 @@ impl Published {
     /// Its topic.
     pub fn topic(&self) -> &Topic {
         &self.message.topic
+    }
+
+    /// Its cost, in bytes, to one who pays for its topic's text already.
+    pub(super) fn own_cost(&self) -> u64 {
+        (self.cost as usize).saturating_sub(shared_str_cost(self.topic().as_str())) as u64
     }
 }
 

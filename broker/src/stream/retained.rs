@@ -20,7 +20,7 @@ const PLACE: u64 = 2 * size_of::<(u64, u64, Arc<Published>)>() as u64;
 
 /// What retaining a message costs, in bytes: what it pins, its place, and its topic's place in the log's own table.
 pub fn retained_cost(message: &Published) -> u64 {
-    u64::from(message.cost) + PLACE + super::log::topic_cost(message.topic())
+    message.own_cost() + PLACE + super::log::topic_cost(message.topic())
 }
 
 impl Retained {

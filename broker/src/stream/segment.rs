@@ -121,6 +121,16 @@ impl Segment {
 
 /// What the log needs of its segments.
 impl Segment {
+    /// An empty segment with room for as much as `like`, its predecessor, so that it seldom has to grow.
+    pub(super) fn after(like: &Self) -> Self {
+        Self {
+            messages: Vec::with_capacity(like.messages.len()),
+            topics: Vec::with_capacity(like.topics.len()),
+            slots: HashTable::with_capacity(like.topics.len()),
+            ..Self::new(like.last() + 1, like.hasher.clone())
+        }
+    }
+
     pub(super) fn new(first: u64, hasher: DefaultHashBuilder) -> Self {
         Self {
             first,
@@ -151,7 +161,7 @@ impl Segment {
             self.oldest_time = message.message.time;
         }
         self.newest_time = message.message.time;
-        self.bytes += u64::from(message.cost) + MESSAGE_INDEX;
+        self.bytes += message.own_cost() + MESSAGE_INDEX;
         self.topics[slot as usize].at.push(self.messages.len() as u32);
         self.messages.push(message);
     }
