@@ -89,36 +89,36 @@ export class MessageLog {
     if (this.#current && !this.#current.isConnected) this.#current = null;
   }
 
-  #row(entry) {
+  #row({ kind, frame, gap, text, subscriptions, at }) {
     const row = this.#template.content.firstElementChild.cloneNode(true);
-    const part = (name) => row.querySelector(`.${name}`);
-    row.classList.add(entry.kind);
-    part("time").textContent = clock(entry.at);
-    part("subs").replaceChildren(...entry.subscriptions.map(badge));
-    if (entry.kind === "message") this.#fillMessage(row, part, entry.frame);
-    else part("payload").textContent = entry.kind === "gap" ? gapText(entry.gap) : entry.text;
-    if (entry.kind === "gap") part("topic").textContent = entry.gap.topic ?? "gap";
+    const [time, subs, offset, topic, key, payload] = row.children;
+    row.classList.add(kind);
+    time.textContent = clock(at);
+    subs.append(...subscriptions.map(badge));
+    if (kind === "message") {
+      offset.textContent = frame.offset ?? "live";
+      topic.textContent = frame.topic;
+      if (frame.key !== undefined) key.textContent = frame.key;
+      payload.textContent = preview(payloadText(frame));
+      this.#content.set(row, frame);
+    } else if (kind === "gap") {
+      topic.textContent = gap.topic ?? "gap";
+      payload.textContent = gapText(gap);
+    } else {
+      payload.textContent = text;
+    }
     return row;
   }
 
-  #fillMessage(row, part, frame) {
-    const text = payloadText(frame);
-    part("offset").textContent = frame.offset ?? "live";
-    part("topic").textContent = frame.topic;
-    if (frame.key !== undefined) part("key").textContent = frame.key;
-    part("payload").textContent = text.length > PREVIEW ? `${text.slice(0, PREVIEW)}…` : text;
-    this.#content.set(row, frame);
-  }
-
+  /** Opens a message's row to its whole payload and its headers, or closes it. */
   #toggle(row) {
     this.#setCurrent(row);
     const frame = this.#content.get(row);
     if (!frame) return;
     const open = row.classList.toggle("open");
-    const text = payloadText(frame, open);
     const headers = Object.entries(frame.headers ?? {}).map(([name, value]) => `\n${name}: ${value}`);
-    const shown = open || text.length <= PREVIEW ? text : `${text.slice(0, PREVIEW)}…`;
-    row.querySelector(".payload").textContent = open ? shown + headers.join("") : shown;
+    const text = payloadText(frame, open);
+    row.querySelector(".payload").textContent = open ? text + headers.join("") : preview(text);
   }
 
   #onKey(event) {
@@ -161,4 +161,8 @@ export function badge(subscription) {
   mark.textContent = `#${subscription.key}`;
   mark.title = subscription.asked.filter;
   return mark;
+}
+
+function preview(text) {
+  return text.length > PREVIEW ? `${text.slice(0, PREVIEW)}…` : text;
 }

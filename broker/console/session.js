@@ -367,8 +367,8 @@ export class Session {
         this.#readOn(subscription);
         continue;
       }
-      subscription.behind = books?.behind ?? false;
-      if (!subscription.behind) frame.positions.forEach((position) => subscription.advance(position));
+      if (books?.behind) subscription.onBehind(frame.positions);
+      else subscription.onLevel(frame.positions);
     }
   }
 
@@ -478,7 +478,7 @@ export class Subscription {
   missedUnknown = false;
   /** From the broker's time stamp to this page, in milliseconds, of the newest live message. */
   latency = null;
-  /** Whether the newest mark said so. */
+  /** Whether the newest mark said so, and it has not caught up since. */
   behind = false;
   paused = false;
   /** Messages of this connection that wait to be shown; shown ones whose credit is not given back yet. */
@@ -556,7 +556,9 @@ export class Subscription {
     this.received += 1;
     this.unshown += 1;
     if (frame.offset !== undefined) this.#moveTo(frame.stream, frame.offset);
-    this.latency = this.unread() > 0 ? null : Math.max(0, now - frame.time);
+    const unread = this.unread();
+    this.latency = unread > 0 ? null : Math.max(0, now - frame.time);
+    this.behind &&= unread > 0;
     return true;
   }
 
@@ -573,12 +575,23 @@ export class Subscription {
     return this.#books.messages === messages && this.#books.gapped === gapped;
   }
 
-  /** Takes a mark's position. */
-  advance({ stream, epoch, offset }) {
-    if (this.positions.get(stream)?.epoch === epoch) this.#moveTo(stream, offset);
+  /** A mark: it has everything up to these positions. */
+  onLevel(positions) {
+    this.behind = false;
+    for (const { stream, epoch, offset } of positions) {
+      if (this.positions.get(stream)?.epoch === epoch) this.#moveTo(stream, offset);
+    }
   }
 
-  /** How many of the log's offsets are still to be read before it is live, at most. */
+  /** A mark: others have everything up to these positions, it has not. */
+  onBehind(positions) {
+    this.behind = true;
+    for (const { stream, epoch, offset } of positions) {
+      if (this.positions.get(stream)?.epoch === epoch) this.#live.set(stream, offset);
+    }
+  }
+
+  /** How many of the log's offsets are still to come before it is level, at most. */
   unread() {
     let unread = 0;
     for (const [stream, live] of this.#live) unread += Math.max(0, live - (this.positions.get(stream)?.offset ?? 0));

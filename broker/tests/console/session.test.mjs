@@ -166,11 +166,22 @@ test("a gap's end and a mark move the position, but not a mark that lists it as 
   peer.says({ op: "gap", sub, count: 3, from: 1, to: 5, reason: "overflow", policy: "drop_oldest" });
   assert.equal(offset(), 5);
   peer.says({ op: "mark", positions: [{ epoch: EPOCH, offset: 8 }], subs: [{ sub, messages: 0, gapped: 3, behind: true }] });
-  assert.deepEqual([offset(), subscription.behind], [5, true]);
+  assert.deepEqual([offset(), subscription.behind, subscription.unread()], [5, true, 3]);
   peer.says({ op: "mark", positions: [{ epoch: EPOCH, offset: 8 }], subs: [] });
   assert.deepEqual([offset(), subscription.behind], [8, false]);
   peer.says({ op: "mark", positions: [{ epoch: EPOCH, offset: 6 }], subs: [] });
   assert.equal(offset(), 8, "a position never goes back");
+});
+
+test("a subscription that was behind is level once it has what the mark named", () => {
+  const peer = connect();
+  const subscription = peer.session.subscribe(asked("a.>"));
+  const sub = peer.acks();
+  const subs = [{ sub, messages: 1, gapped: 0, behind: true }];
+  peer.says(message(1), { op: "mark", positions: [{ epoch: EPOCH, offset: 3 }], subs }, message(2));
+  assert.deepEqual([subscription.behind, subscription.unread()], [true, 1]);
+  peer.says(message(3));
+  assert.deepEqual([subscription.behind, subscription.unread()], [false, 0]);
 });
 
 test("books that differ are told, and the subscription reads on from its own position", () => {
