@@ -432,8 +432,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
     let mask = any::<[u8; 4]>();
     let control =
         (prop_oneof![Just(Opcode::Ping), Just(Opcode::Pong)], prop::collection::vec(any::<u8>(), 0..=125));
-    let control =
-        (control, mask).prop_map(|((opcode, payload), mask)| masked(true, opcode, &payload, mask));
+    let control = (control, mask).prop_map(|((opcode, payload), mask)| masked(true, opcode, &payload, mask));
     let payload = prop_oneof![
         any::<String>().prop_map(|text| (Opcode::Text, text.into_bytes())),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(|data| (Opcode::Binary, data)),
@@ -457,7 +456,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_valid_stream_says_what_tungstenite_reads_in_it(
