@@ -12,7 +12,7 @@ use tidegate_protocol::{Epoch, Filter, Message, Position, Topic, position::Strea
 
 use super::{
     published::{Draft, Published, shared_str_cost},
-    retained::Retained,
+    retained::{Held, Retained},
     segment::{ReadBudget, Segment},
 };
 
@@ -378,18 +378,23 @@ impl Log {
         };
         self.bytes -= segment.bytes();
         self.evicted_time = Some(segment.newest_time());
+        let mut leaving = Vec::new();
         for (hash, message) in segment.newest_of_topics() {
             let Some(offset) = message.offset() else { continue };
             // Only the topic's newest message is remembered by its offset, so a match is this topic and it leaves the log.
-            let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) else {
-                continue;
-            };
+            let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) else { continue };
             self.bytes -= topic_cost(message.topic());
-            if !self.retained.insert(offset, hash, message.clone()) {
+            if self.retained.takes(message) {
+                leaving.push((offset, Held { hash, message: message.clone() }));
+            } else {
                 state.remove();
             }
         }
-        while let Some((offset, hash)) = self.retained.pop_excess() {
+        leaving.sort_unstable_by_key(|&(offset, _)| offset);
+        for (offset, held) in leaving {
+            self.retained.push(offset, held);
+        }
+        while let Some((offset, Held { hash, .. })) = self.retained.pop_excess() {
             if let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) {
                 state.remove();
             }
