@@ -528,7 +528,8 @@ fn gather(messages: u64) -> Box<dyn FnMut()> {
         for serial in 0..messages {
             cork.push(arena.frame(Codec::Bincode, black_box(serial)));
         }
-        black_box(cork.finish());
+        cork.finish();
+        black_box(cork.bytes());
     })
 }
 
