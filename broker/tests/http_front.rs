@@ -51,7 +51,7 @@ impl Front {
     fn with(options: Options) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (upgrades, upgraded) = mpsc::channel();
+        let (upgrades, upgraded) = mpsc::sync_channel(64);
         thread::spawn(move || {
             let scrapes = Cell::new(0);
             let site =
