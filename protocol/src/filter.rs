@@ -11,15 +11,17 @@ use crate::topic::{Topic, TopicError, check};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Filter {
     text: Arc<str>,
-    wildcard: bool,
+    /// How many bytes of the text stand before the first wildcard: most topics are told apart by them alone.
+    literal: usize,
 }
 
 impl Filter {
     /// Checks `text` and keeps a copy of it.
     pub fn parse(text: &str) -> Result<Self, TopicError> {
         check(text, true)?;
-        let wildcard = text.split('.').any(|token| token == "*" || token == ">");
-        Ok(Self { text: text.into(), wildcard })
+        // No other token has these characters.
+        let literal = text.find(['*', '>']).unwrap_or(text.len());
+        Ok(Self { text: text.into(), literal })
     }
 
     /// The filter as text.
@@ -34,24 +36,29 @@ impl Filter {
 
     /// Whether any token is a wildcard.
     pub fn is_wildcard(&self) -> bool {
-        self.wildcard
+        self.literal < self.text.len()
     }
 
     /// The one topic this filter takes, where it has no wildcard.
     pub fn as_topic(&self) -> Option<Topic> {
-        (!self.wildcard).then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
+        (!self.is_wildcard()).then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
     }
 
     /// Whether the filter takes `topic`.
     pub fn matches(&self, topic: &Topic) -> bool {
-        if !self.wildcard {
+        if !self.is_wildcard() {
             return *self.text == *topic.as_str();
         }
-        let mut topic = topic.tokens();
-        for token in self.tokens() {
+        let (literal, wild) = self.text.split_at(self.literal);
+        let Some(rest) = topic.as_str().strip_prefix(literal) else { return false };
+        if wild == ">" && !rest.contains('$') {
+            return true;
+        }
+        let mut topic = rest.split('.');
+        for token in wild.split('.') {
             match (token, topic.next()) {
                 (_, None) => return false,
-                (">", Some(first)) => return !first.starts_with('$') && topic.all(|t| !t.starts_with('$')),
+                (">", Some(first)) => return tail_is_open(first, &mut topic),
                 ("*", Some(one)) if one.starts_with('$') => return false,
                 ("*", Some(_)) => {}
                 (token, Some(one)) if token == one => {}
@@ -104,7 +111,7 @@ fn tail_is_open<'a>(first: &str, rest: &mut impl Iterator<Item = &'a str>) -> bo
 
 impl From<Topic> for Filter {
     fn from(topic: Topic) -> Self {
-        Self { text: topic.as_str().into(), wildcard: false }
+        Self { text: topic.as_str().into(), literal: topic.as_str().len() }
     }
 }
 
