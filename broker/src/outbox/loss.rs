@@ -57,9 +57,11 @@ impl Loss {
         Self { reason: GapReason::Epoch, count: Count::Unknown, span: None, topic: OneTopic::Several }
     }
 
-    /// Takes in a loss that lies beside this one, with no message between them. Both have the same reason.
+    /// Takes in a loss that lies beside this one, with no message between them. Of two reasons the graver one stays.
     pub fn absorb(&mut self, other: Loss) {
-        debug_assert_eq!(self.reason, other.reason);
+        if gravity(other.reason) > gravity(self.reason) {
+            self.reason = other.reason;
+        }
         self.count = match (self.count, other.count) {
             (Count::Exactly(a), Count::Exactly(b)) => Count::Exactly(a + b),
             (Count::Exactly(a) | Count::AtMost(a), Count::Exactly(b) | Count::AtMost(b)) => {
@@ -114,10 +116,47 @@ impl Loss {
     }
 }
 
-/// Adds `loss` to what is already missing at the same place and for the same reason.
-pub fn add(place: &mut Option<Box<Loss>>, loss: Loss) {
-    match place {
-        Some(present) => present.absorb(loss),
-        None => *place = Some(Box::new(loss)),
+/// What is missing before one message: at most one loss for each reason, in the order of their offsets, and none
+/// reaches into another. So a client that is cut between two gaps resumes from the first one's `to` and misses nothing
+/// that the second would have told.
+#[derive(Debug, Default)]
+pub struct Losses(Vec<Loss>);
+
+impl Losses {
+    pub fn add(&mut self, mut loss: Loss) {
+        while let Some(beside) = self.0.iter().position(|present| present.belongs_with(&loss)) {
+            loss.absorb(self.0.remove(beside));
+        }
+        let at = self.0.partition_point(|present| present.span <= loss.span);
+        self.0.insert(at, loss);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes all, first offsets first.
+    pub fn take(&mut self) -> impl Iterator<Item = Loss> + use<> {
+        std::mem::take(&mut self.0).into_iter()
+    }
+}
+
+impl Loss {
+    fn belongs_with(&self, other: &Loss) -> bool {
+        let overlap = match (self.span, other.span) {
+            (Some((a, b)), Some((c, d))) => a <= d && c <= b,
+            _ => false,
+        };
+        self.reason == other.reason || overlap
+    }
+}
+
+/// A merge is what `latest` is for; a message that the log no longer has is lost for good.
+fn gravity(reason: GapReason) -> u8 {
+    match reason {
+        GapReason::Merged => 0,
+        GapReason::Overflow => 1,
+        GapReason::Evicted => 2,
+        GapReason::Epoch | GapReason::Away | GapReason::Books => 3,
     }
 }

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use tidegate_protocol::{Topic, frame::GapReason};
 
 use super::{
-    loss::{self, Loss},
+    loss::{Loss, Losses},
     queue::Queue,
 };
 use crate::stream::Published;
@@ -15,9 +15,7 @@ use crate::stream::Published;
 #[derive(Debug)]
 struct Slot {
     message: Arc<Published>,
-    merged: Option<Box<Loss>>,
-    overflow: Option<Box<Loss>>,
-    evicted: Option<Box<Loss>>,
+    losses: Losses,
 }
 
 /// See the module.
@@ -29,7 +27,7 @@ pub struct Slots {
     next: u64,
     bytes: u64,
     /// Missing since the newest slot; goes before the next one.
-    tail: Vec<Loss>,
+    tail: Losses,
 }
 
 /// What became of a value.
@@ -64,10 +62,7 @@ impl Slots {
         let key = (message.message.topic.clone(), message.message.key.clone());
         let order = self.next;
         self.next += 1;
-        let mut slot = Slot { message: message.clone(), merged: None, overflow: None, evicted: None };
-        for loss in self.tail.drain(..) {
-            slot.lose(loss);
-        }
+        let slot = Slot { message: message.clone(), losses: std::mem::take(&mut self.tail) };
         self.bytes += u64::from(message.cost) + SLOT_OVERHEAD;
         self.slots.insert(order, slot);
         if let Some(old) = self.by_key.insert(key, order) {
@@ -85,47 +80,29 @@ impl Slots {
 
     /// Says that `loss` lies after the newest slot.
     pub fn push_loss(&mut self, loss: Loss) {
-        match self.tail.iter_mut().find(|present| present.reason == loss.reason) {
-            Some(present) => present.absorb(loss),
-            None => self.tail.push(loss),
-        }
+        self.tail.add(loss);
     }
 
     /// The generation goes out: its values in order, each with what is missing before it.
     pub fn drain_into(&mut self, out: &mut Queue) {
-        for slot in std::mem::take(&mut self.slots).into_values() {
-            for loss in [slot.evicted, slot.overflow, slot.merged].into_iter().flatten() {
-                out.push_loss(*loss);
-            }
+        for mut slot in std::mem::take(&mut self.slots).into_values() {
+            slot.losses.take().for_each(|loss| out.push_loss(loss));
             out.push(slot.message);
         }
-        for loss in self.tail.drain(..) {
-            out.push_loss(loss);
-        }
+        self.tail.take().for_each(|loss| out.push_loss(loss));
         self.by_key.clear();
         self.bytes = 0;
     }
 
     /// A slot goes; what it stood for, and what was missing before it, is missing before the next one.
     fn remove(&mut self, order: u64, reason: GapReason) {
-        let Some(gone) = self.slots.remove(&order) else { return };
+        let Some(mut gone) = self.slots.remove(&order) else { return };
         self.bytes -= u64::from(gone.message.cost) + SLOT_OVERHEAD;
-        let losses = [gone.merged, gone.overflow, gone.evicted].into_iter().flatten().map(|loss| *loss);
-        let losses = losses.chain([Loss::of(&gone.message, reason)]);
-        match self.slots.range_mut(order..).next() {
-            Some((_, next)) => losses.for_each(|loss| next.lose(loss)),
-            None => losses.collect::<Vec<_>>().into_iter().for_each(|loss| self.push_loss(loss)),
-        }
-    }
-}
-
-impl Slot {
-    fn lose(&mut self, loss: Loss) {
-        let place = match loss.reason {
-            GapReason::Merged => &mut self.merged,
-            GapReason::Overflow => &mut self.overflow,
-            _ => &mut self.evicted,
+        let place = match self.slots.range_mut(order..).next() {
+            Some((_, next)) => &mut next.losses,
+            None => &mut self.tail,
         };
-        loss::add(place, loss);
+        gone.losses.take().for_each(|loss| place.add(loss));
+        place.add(Loss::of(&gone.message, reason));
     }
 }
