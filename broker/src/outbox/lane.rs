@@ -118,7 +118,9 @@ impl Lane {
                 Pushed::Evicted => Offered::Dropped,
             };
         }
-        let queue = if self.reading.is_some() { &mut self.waiting } else { &mut self.out };
+        // What was read goes out before what waited behind it, and that before what comes now.
+        let behind = self.reading.is_some() || !self.waiting.is_empty();
+        let queue = if behind { &mut self.waiting } else { &mut self.out };
         let fits = |queue: &Queue| {
             let bytes = queue.bytes() + u64::from(message.cost);
             room && (queue.messages() == 0 || terms.fit(queue.messages() + 1, bytes))
@@ -181,6 +183,8 @@ impl Lane {
         is_mine: impl Fn(&Published) -> bool,
     ) -> u64 {
         let Some(mut reading) = self.reading.take() else { return 0 };
+        // What is read waits in the lane, so its bound holds; what goes through the slots is bounded there.
+        let budget = if self.reads_into_slots { budget } else { self.terms.cut(budget) };
         let step = reading.step(cursor, budget, source, is_mine);
         if !step.done {
             self.reading = Some(reading);
@@ -254,5 +258,12 @@ impl Lane {
 impl Terms {
     fn fit(self, messages: u32, bytes: u64) -> bool {
         messages <= self.limit && bytes <= u64::from(self.limit_bytes)
+    }
+
+    fn cut(self, budget: ReadBudget) -> ReadBudget {
+        ReadBudget {
+            messages: budget.messages.min(self.limit as usize),
+            bytes: budget.bytes.min(self.limit_bytes as usize),
+        }
     }
 }
