@@ -122,10 +122,11 @@ impl Reading {
         while let Some(&offset) = self.selected.front() {
             match source.get(offset) {
                 Some(message) => {
-                    if step.messages.len() >= budget.messages || bytes >= budget.bytes {
+                    bytes += message.cost as usize;
+                    let is_over = step.messages.len() >= budget.messages || bytes > budget.bytes;
+                    if is_over && !step.messages.is_empty() {
                         return step;
                     }
-                    bytes += message.cost as usize;
                     if is_mine(&message) {
                         step.messages.push(message);
                     }
@@ -133,7 +134,8 @@ impl Reading {
                 // A hole stands before the next message: what was read so far goes first.
                 None if !step.messages.is_empty() => return step,
                 None => {
-                    let loss = Loss::exactly(1, offset, offset, GapReason::Evicted);
+                    // A bound: it may have been what `echo: false` holds back.
+                    let loss = Loss::at_most(1, offset, offset, GapReason::Evicted);
                     match &mut step.loss {
                         Some(present) => present.absorb(loss),
                         None => step.loss = Some(loss),

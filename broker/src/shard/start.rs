@@ -103,7 +103,8 @@ fn since(time: u64, log: &Log) -> Begin {
 
 fn last(n: u32, at: Option<u64>, log: &Log, filter: &tidegate_protocol::Filter, cap: usize) -> Begin {
     let last = log.last(filter, n, at, cap);
-    let loss = (last.cut > 0).then(|| Loss::exactly(last.cut, 1, last.cut_to, GapReason::Overflow));
+    // A bound: some of them may be what `echo: false` holds back.
+    let loss = (last.cut > 0).then(|| Loss::at_most(last.cut, 1, last.cut_to, GapReason::Overflow));
     Begin { after: at.unwrap_or(log.head()), selected: last.offsets, loss, resumed: false }
 }
 
