@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     fs::File,
     future::poll_fn,
     io::{self, BufRead, BufReader, IsTerminal, Read, Write},
@@ -14,7 +15,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tidegate_client::{
     Ack, Client, ConnectionEvents, Payload, PayloadError, PendingAck, PublishError, PublishOptions, Topic,
 };
@@ -279,11 +280,12 @@ impl Run {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         if io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template(
-                "{spinner} {human_pos} acknowledged, {per_sec}, {elapsed} {msg}",
-            );
-            if let Ok(style) = style {
-                bar.set_style(style);
+            let template = "{spinner} {human_pos} acknowledged, {rate}, {elapsed} {msg}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                    // The bar has no way to report that it cannot be drawn.
+                    let _ = write!(out, "{:.0}/s", state.per_sec());
+                }));
             }
         }
         Self { pending: VecDeque::new(), read: 0, acknowledged: 0, failed: 0, stopped: false, bar }
