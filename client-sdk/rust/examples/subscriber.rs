@@ -12,7 +12,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Event::Message(message) => {
                 println!("{} {}", message.topic, message.payload.as_str().unwrap_or("(binary)"));
             }
-            Event::Gap(gap) => eprintln!("missing: {:?} messages, {:?}", gap.count.or(gap.at_most), gap.reason),
+            Event::Gap(gap) => {
+                eprintln!("missing: {:?} messages, {:?}", gap.count.or(gap.at_most), gap.reason)
+            }
             Event::Resumed(_) => eprintln!("back, and nothing was lost"),
             Event::Reset(_) => eprintln!("the broker was restarted with a new log"),
         }

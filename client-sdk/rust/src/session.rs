@@ -7,6 +7,8 @@
 mod books;
 mod history;
 mod publishes;
+#[cfg(test)]
+mod simulation;
 mod subscriber;
 
 use std::{

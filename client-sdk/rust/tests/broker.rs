@@ -69,7 +69,8 @@ async fn what_is_published_in_one_codec_is_read_in_the_other() {
     let bincode = Options::new().codec(Codec::Bincode).connect(server.url()).await.unwrap();
     let mut in_json = json.subscribe("a.>").await.unwrap();
     let mut in_bincode = bincode.subscribe("a.>").await.unwrap();
-    let payloads = [Payload::json(br#"{"n":[1,2]}"#).unwrap(), Payload::text("größe"), Payload::binary(vec![0, 255])];
+    let payloads =
+        [Payload::json(br#"{"n":[1,2]}"#).unwrap(), Payload::text("größe"), Payload::binary(vec![0, 255])];
     for (n, payload) in payloads.iter().enumerate() {
         let publisher = if n % 2 == 0 { &json } else { &bincode };
         let ack = publisher.publish("a.b", payload.clone()).await.unwrap();
@@ -105,9 +106,15 @@ async fn the_newest_n_and_history_come_in_order() {
         assert_eq!(next_text(&mut all).await, expected.to_string());
     }
     let newest = client.history("numbers").last(2).await.unwrap();
-    assert_eq!(newest.iter().map(|message| message.payload.as_str().unwrap()).collect::<Vec<_>>(), ["9", "10"]);
+    assert_eq!(
+        newest.iter().map(|message| message.payload.as_str().unwrap()).collect::<Vec<_>>(),
+        ["9", "10"]
+    );
     let oldest = client.history("numbers").limit(2).await.unwrap();
-    assert_eq!(oldest.iter().map(|message| message.payload.as_str().unwrap()).collect::<Vec<_>>(), ["0", "1"]);
+    assert_eq!(
+        oldest.iter().map(|message| message.payload.as_str().unwrap()).collect::<Vec<_>>(),
+        ["0", "1"]
+    );
     let since = last.position().to_vec();
     drop(last);
     client.publish("numbers", "11").await.unwrap();

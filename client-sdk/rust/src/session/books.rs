@@ -45,6 +45,15 @@ impl Repair {
         Self { shortfall, mended: 0, ahead: targets.unwrap_or_default(), exact }
     }
 
+    /// A repair that lost messages of its own: they may be those `before` was about.
+    pub(super) fn after(mut self, before: Option<Self>) -> Self {
+        if let Some(lost) = before.map(|before| before.lost()).filter(|&lost| lost > 0) {
+            self.shortfall = self.shortfall.saturating_add(lost);
+            self.exact = false;
+        }
+        self
+    }
+
     /// What is missing for good, as far as is known.
     pub(super) fn lost(&self) -> u64 {
         self.shortfall.saturating_sub(self.mended)
@@ -54,14 +63,26 @@ impl Repair {
         self.exact
     }
 
-    /// What came at `offset` stands for so many messages.
-    pub(super) fn on_offset(&mut self, stream: &Option<StreamName>, offset: u64, messages: u64) {
-        let Some(at) = self.ahead.iter().position(|target| target.stream == *stream) else { return };
-        if offset <= self.ahead[at].offset {
-            self.mended = self.mended.saturating_add(messages);
-        } else {
-            self.ahead.swap_remove(at);
+    /// A message came.
+    pub(super) fn on_message(&mut self, stream: &Option<StreamName>, offset: u64) {
+        if self.target(stream).is_some_and(|target| offset <= target) {
+            self.mended += 1;
         }
+    }
+
+    /// A gap came that stands for so many messages, up to `to`.
+    pub(super) fn on_gap(&mut self, stream: &Option<StreamName>, from: Option<u64>, to: u64, messages: u64) {
+        let Some(target) = self.target(stream) else { return };
+        if to <= target {
+            self.mended = self.mended.saturating_add(messages);
+        } else if from.is_none_or(|from| from <= target) {
+            // Some of its messages are of those that are missed, and nobody says how many.
+            self.exact = false;
+        }
+    }
+
+    fn target(&self, stream: &Option<StreamName>) -> Option<u64> {
+        self.ahead.iter().find(|target| target.stream == *stream).map(|target| target.offset)
     }
 
     /// The subscription stands at these positions. True once no target is ahead.

@@ -246,7 +246,7 @@ impl Subscriber {
             }
             state.offset = offset;
             if let Some(repair) = &mut self.repair {
-                repair.on_offset(&message.stream, offset, 1);
+                repair.on_message(&message.stream, offset);
                 self.settle_repair(counters);
             }
         }
@@ -269,7 +269,7 @@ impl Subscriber {
         {
             state.offset = state.offset.max(to);
             if let Some(repair) = &mut self.repair {
-                repair.on_offset(&gap.stream, to, messages);
+                repair.on_gap(&gap.stream, gap.from, to, messages);
                 self.settle_repair(counters);
             }
         }
@@ -312,8 +312,7 @@ impl Subscriber {
                 self.streams.iter().any(|state| state.stream == target.stream && state.epoch == target.epoch)
             };
             let targets = (!behind).then(|| positions.iter().filter(in_this_log).cloned().collect());
-            let before = self.repair.take().map_or(0, |before| before.lost());
-            self.repair = Some(Repair::new(shortfall.saturating_add(before), targets));
+            self.repair = Some(Repair::new(shortfall, targets).after(self.repair.take()));
         }
         Verdict::Differs { told: told.total(), had: had.total() }
     }
