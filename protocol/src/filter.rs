@@ -41,7 +41,8 @@ impl Filter {
 
     /// The one topic this filter takes, where it has no wildcard.
     pub fn as_topic(&self) -> Option<Topic> {
-        (!self.is_wildcard()).then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
+        (!self.is_wildcard())
+            .then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
     }
 
     /// Whether the filter takes `topic`.
