@@ -244,11 +244,15 @@ async fn a_peer_that_asks_and_never_reads_is_not_read_any_more_and_the_broker_do
         let mut text = String::new();
         for _ in 0..1_000 {
             id += 1;
-            text += &format!("{{\"op\":\"history\",\"id\":{id},\"topic\":\"a\"}}\n{{\"op\":\"ping\",\"id\":{}}}\n", id + 1);
+            text += &format!(
+                "{{\"op\":\"history\",\"id\":{id},\"topic\":\"a\"}}\n{{\"op\":\"ping\",\"id\":{}}}\n",
+                id + 1
+            );
             id += 1;
         }
         let message = tokio_tungstenite::tungstenite::Message::text(text);
-        let sent = tokio::time::timeout(std::time::Duration::from_secs(2), greedy.socket().send(message)).await;
+        let sent =
+            tokio::time::timeout(std::time::Duration::from_secs(2), greedy.socket().send(message)).await;
         if sent.is_err() {
             break true;
         }

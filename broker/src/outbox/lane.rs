@@ -209,8 +209,12 @@ impl Lane {
         bytes
     }
 
-    /// What goes out next. A message needs `credit`, a loss does not.
+    /// What goes out next. Without `credit` it is as if the socket were full: nothing, or a loss would be told anew with
+    /// every message that adds to it.
     pub fn pop(&mut self, credit: bool) -> Option<Entry> {
+        if !credit {
+            return None;
+        }
         if self.out.is_empty() && self.reading.is_none() {
             std::mem::swap(&mut self.out, &mut self.waiting);
             if self.out.is_empty()
@@ -219,10 +223,7 @@ impl Lane {
                 slots.drain_into(&mut self.out);
             }
         }
-        match self.out.front()? {
-            Entry::Message(_) if !credit => None,
-            _ => self.out.pop(),
-        }
+        self.out.pop()
     }
 
     /// Takes back what was popped last and not written.

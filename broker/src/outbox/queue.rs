@@ -51,10 +51,6 @@ impl Queue {
         }
     }
 
-    pub fn front(&self) -> Option<&Entry> {
-        self.entries.front()
-    }
-
     pub fn pop(&mut self) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         if let Entry::Message(message) = &entry {
