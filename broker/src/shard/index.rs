@@ -57,8 +57,8 @@ impl Default for CacheLimits {
 struct Exact<K> {
     topic: Box<str>,
     hash: u64,
-    /// Ascending, never empty. Most topics have one subscriber or two.
-    keys: SmallVec<[K; 2]>,
+    /// Never empty.
+    keys: List<K>,
 }
 
 impl<K: Copy + Ord> Default for Index<K> {
@@ -87,8 +87,9 @@ impl<K: Copy + Ord> Index<K> {
             let hash = self.hasher.hash_one(filter.as_str());
             self.exact
                 .entry(hash, |exact| *exact.topic == *filter.as_str(), |exact| exact.hash)
-                .or_insert_with(|| Exact { topic: filter.as_str().into(), hash, keys: SmallVec::new() })
+                .or_insert_with(|| Exact { topic: filter.as_str().into(), hash, keys: List::new() })
                 .into_mut()
+                .keys
                 .insert(key)
         };
         self.len += usize::from(is_new);
@@ -106,7 +107,7 @@ impl<K: Copy + Ord> Index<K> {
     /// Who stands under exactly this filter, ascending.
     pub fn under(&self, filter: &Filter) -> &[K] {
         if filter.is_wildcard() {
-            return self.wild.list_of(filter).map_or(&[], |list| &self.wild.lists[list]);
+            return self.wild.list_of(filter).map_or(&[], |list| &self.wild.lists[list].0);
         }
         self.exact(self.hasher.hash_one(filter.as_str()), filter.as_str())
     }
@@ -116,7 +117,7 @@ impl<K: Copy + Ord> Index<K> {
         let hash = self.hasher.hash_one(topic.as_str());
         let wild = if self.wild.lists.is_empty() { &[] } else { self.wild.matches(hash, topic) };
         let found = self.exact.find(hash, |exact| *exact.topic == *topic.as_str());
-        Matches { exact: found.map_or(&[], |exact| &exact.keys), wild }
+        Matches { exact: found.map_or(&[], |exact| &exact.keys.0), wild }
     }
 
     /// Whether any filter takes `topic`.
@@ -135,7 +136,7 @@ impl<K: Copy + Ord> Index<K> {
     }
 
     fn exact(&self, hash: u64, topic: &str) -> &[K] {
-        self.exact.find(hash, |exact| *exact.topic == *topic).map_or(&[], |exact| &exact.keys)
+        self.exact.find(hash, |exact| *exact.topic == *topic).map_or(&[], |exact| &exact.keys.0)
     }
 
     fn remove_exact(&mut self, filter: &Filter, key: K) -> bool {
@@ -143,10 +144,10 @@ impl<K: Copy + Ord> Index<K> {
         let Ok(mut exact) = self.exact.find_entry(hash, |exact| *exact.topic == *filter.as_str()) else {
             return false;
         };
-        if !exact.get_mut().remove(key) {
+        if !exact.get_mut().keys.remove(key) {
             return false;
         }
-        if exact.get().keys.is_empty() {
+        if exact.get().keys.0.is_empty() {
             exact.remove();
             if is_sparse(self.exact.len(), self.exact.capacity()) {
                 self.exact.shrink_to(2 * self.exact.len(), |exact| exact.hash);
@@ -156,26 +157,34 @@ impl<K: Copy + Ord> Index<K> {
     }
 }
 
-impl<K: Copy + Ord> Exact<K> {
+/// Ascending, without doubles. Most filters have one subscriber or two.
+#[derive(Debug)]
+struct List<K>(SmallVec<[K; 2]>);
+
+impl<K: Copy + Ord> List<K> {
+    fn new() -> Self {
+        Self(SmallVec::new())
+    }
+
     fn insert(&mut self, key: K) -> bool {
-        let Err(at) = place(&self.keys, key) else { return false };
-        self.keys.insert(at, key);
+        // Keys are handed out in ascending order, so the end is looked at first.
+        if self.0.last().is_none_or(|&last| last < key) {
+            self.0.push(key);
+            return true;
+        }
+        let Err(at) = self.0.binary_search(&key) else { return false };
+        self.0.insert(at, key);
         true
     }
 
     fn remove(&mut self, key: K) -> bool {
-        let Ok(at) = self.keys.binary_search(&key) else { return false };
-        self.keys.remove(at);
-        if is_sparse(self.keys.len(), self.keys.capacity()) {
-            self.keys.shrink_to_fit();
+        let Ok(at) = self.0.binary_search(&key) else { return false };
+        self.0.remove(at);
+        if is_sparse(self.0.len(), self.0.capacity()) {
+            self.0.shrink_to_fit();
         }
         true
     }
-}
-
-/// Where `key` is or belongs in `keys`. Keys are handed out in ascending order, so the end is looked at first.
-fn place<K: Copy + Ord>(keys: &[K], key: K) -> Result<usize, usize> {
-    if keys.last().is_none_or(|&last| last < key) { Err(keys.len()) } else { keys.binary_search(&key) }
 }
 
 /// Whether a collection has shrunk so far below its capacity that giving room back is worth the copy.
@@ -187,8 +196,8 @@ fn is_sparse(len: usize, capacity: usize) -> bool {
 #[derive(Debug)]
 struct Wild<K> {
     root: Node,
-    /// The keys under each filter, ascending, never empty.
-    lists: Slab<Vec<K>>,
+    /// The keys under each filter; none is empty.
+    lists: Slab<List<K>>,
     cache: Cache<K>,
 }
 
@@ -211,23 +220,18 @@ impl<K: Copy + Ord> Wild<K> {
     }
 
     fn insert(&mut self, filter: &Filter, key: K) -> bool {
-        let list = *self.root.list_mut(filter).get_or_insert_with(|| self.lists.insert(Vec::new()));
-        let keys = &mut self.lists[list];
-        let Err(at) = place(keys, key) else { return false };
-        keys.insert(at, key);
-        self.cache.is_stale = true;
-        true
+        let list = *self.root.list_mut(filter).get_or_insert_with(|| self.lists.insert(List::new()));
+        let is_new = self.lists[list].insert(key);
+        self.cache.is_stale |= is_new;
+        is_new
     }
 
     fn remove(&mut self, filter: &Filter, key: K) -> bool {
         let Some(list) = self.list_of(filter) else { return false };
-        let keys = &mut self.lists[list];
-        let Ok(at) = keys.binary_search(&key) else { return false };
-        keys.remove(at);
-        if is_sparse(keys.len(), keys.capacity()) {
-            keys.shrink_to_fit();
+        if !self.lists[list].remove(key) {
+            return false;
         }
-        if keys.is_empty() {
+        if self.lists[list].0.is_empty() {
             self.lists.remove(list);
             self.root.remove(filter.as_str());
         }
@@ -263,7 +267,7 @@ impl<K: Copy + Ord> Wild<K> {
         };
         match &self.cache.entries[cached].answer {
             Answer::Nobody => &[],
-            Answer::List(list) => &self.lists[*list],
+            Answer::List(list) => &self.lists[*list].0,
             Answer::Merged(keys) => keys,
         }
     }
@@ -275,7 +279,8 @@ impl<K: Copy + Ord> Wild<K> {
             [] => Answer::Nobody,
             [list] => Answer::List(list),
             _ => {
-                let mut keys = lists.iter().flat_map(|&list| &self.lists[list]).copied().collect::<Vec<_>>();
+                let mut keys =
+                    lists.iter().flat_map(|&list| &self.lists[list].0).copied().collect::<Vec<_>>();
                 // The stable sort, since it finds the ascending runs and merges them.
                 keys.sort();
                 keys.dedup();
@@ -543,6 +548,6 @@ mod tests {
             index.remove(&filter("a"), key);
         }
         assert_eq!(index.under(&filter("a")), (0..10).collect::<Vec<_>>());
-        assert!(index.exact.iter().all(|exact| exact.keys.capacity() <= 128));
+        assert!(index.exact.iter().all(|exact| exact.keys.0.capacity() <= 128));
     }
 }
