@@ -42,6 +42,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) async fn start(options: Options, url: &str) -> Result<Arc<Handle>, ConnectError> {
     let target = Target::parse(url, options.codec, options.max_message_bytes)?;
     let (commands, command_receiver) = mpsc::channel(COMMANDS);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "holds each subscription at most once, see Handle::attention"
+    )]
     let (attention, attention_receiver) = mpsc::unbounded_channel();
     let (events, _) = broadcast::channel(EVENT_CAPACITY);
     let (state, state_receiver) = watch::channel(ConnectionState::Connecting);

@@ -13,10 +13,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tidegate_protocol::{
-    Position,
-    frame::{Gap, Overflow},
-};
+use tidegate_protocol::{Position, frame::Gap};
 
 use crate::subscription::{EndReason, Event, Reset};
 
@@ -61,7 +58,9 @@ impl Queue {
         }
         let reader = shared.reader.take();
         drop(shared);
-        reader.map(Waker::wake);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Nothing comes after what is here. The first reason stays.
@@ -70,7 +69,9 @@ impl Queue {
         shared.end.get_or_insert(reason);
         let reader = shared.reader.take();
         drop(shared);
-        reader.map(Waker::wake);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Takes all there is into `local`, which is empty. Ready with false at the end.
@@ -170,11 +171,10 @@ fn same_log(waiting: &Reset, new: &Reset) -> bool {
 }
 
 fn same_cause(a: &Gap, b: &Gap) -> bool {
-    let same_policy: fn(Overflow, Overflow) -> bool = |a, b| a == b;
     a.stream == b.stream
         && a.reason == b.reason
+        && a.policy == b.policy
         && a.from.is_some() == b.from.is_some()
-        && same_policy(a.policy, b.policy)
 }
 
 /// One gap that says what two say: exact only where both are, bounded only where both are.

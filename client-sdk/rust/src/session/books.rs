@@ -45,12 +45,10 @@ impl Repair {
         Self { shortfall, mended: 0, ahead: targets.unwrap_or_default(), exact }
     }
 
-    /// A repair that lost messages of its own: they may be those `before` was about.
-    pub(super) fn after(mut self, before: Option<Self>) -> Self {
-        if let Some(lost) = before.map(|before| before.lost()).filter(|&lost| lost > 0) {
-            self.shortfall = self.shortfall.saturating_add(lost);
-            self.exact = false;
-        }
+    /// It may be about messages that `lost` stands for too, since what is read again can be lost again.
+    pub(super) fn adding(mut self, lost: u64) -> Self {
+        self.shortfall = self.shortfall.saturating_add(lost);
+        self.exact = false;
         self
     }
 

@@ -89,7 +89,7 @@ struct Simulation {
     /// Written by the broker, not yet read by the client.
     down_line: VecDeque<ServerFrame>,
     readers: Vec<Reader>,
-    publishes: Vec<(oneshot::Receiver<Result<Published, PublishError>>, Option<Published>)>,
+    publishes: Vec<oneshot::Receiver<Result<Published, PublishError>>>,
     /// A frame was lost and no mark has told: a cut now would make it a loss that no book shows.
     unmarked_loss: bool,
     _events: broadcast::Receiver<ConnectionEvent>,
@@ -523,7 +523,7 @@ impl Simulation {
             reply,
         };
         self.session.on_command(Command::Publish(command), self.now);
-        self.publishes.push((ack, None));
+        self.publishes.push(ack);
     }
 
     fn connect(&mut self) {
@@ -640,7 +640,7 @@ impl Simulation {
         }
         let mut last = (0, 0);
         let mut seen = HashSet::new();
-        for (ack, _) in &mut self.publishes {
+        for ack in &mut self.publishes {
             let published = ack.try_recv().expect("every publish is answered").expect("and none is refused");
             let position = published.position.unwrap();
             let here = (position.epoch.0, position.offset);

@@ -38,11 +38,15 @@ pub(super) struct Subscriber {
     policy: Overflow,
     live_only: bool,
     streams: Vec<StreamState>,
+    /// Whether it was asked for with the newest of each topic.
+    asked_last: bool,
     credit: Credit,
     books: Books,
     /// The books when the last mark came.
     marked: Books,
     repair: Option<Repair>,
+    /// Whether the broker may count, since the ack, what is here or was told missing already.
+    counts_double: bool,
     /// Not yet in the queue: a batch goes in under one lock.
     staged: Vec<Item>,
 }
@@ -71,7 +75,7 @@ struct StreamState {
     epoch: Epoch,
     /// The position.
     offset: u64,
-    /// The last offset before live when the subscription started in this log.
+    /// The last of the newest of each topic, where it started with those: until there it is amid them.
     live: u64,
 }
 
@@ -119,6 +123,7 @@ impl Subscriber {
             policy: Overflow::CatchUp,
             live_only: false,
             streams: Vec::new(),
+            asked_last: false,
             credit: Credit {
                 buffer: command.buffer.into(),
                 delivered: 0,
@@ -129,6 +134,7 @@ impl Subscriber {
             books: Books::default(),
             marked: Books::default(),
             repair: None,
+            counts_double: false,
             staged: Vec::new(),
         }
     }
@@ -138,10 +144,12 @@ impl Subscriber {
         self.phase = Phase::Asked(id);
         self.credit.outstanding = self.credit.room();
         self.credit.asked = false;
+        let from = self.start();
+        self.asked_last = matches!(from, From::Last { .. });
         ClientFrame::Subscribe(Subscribe {
             id,
             filter: self.filter.clone(),
-            from: self.start(),
+            from,
             overflow: self.overflow,
             limit: self.limit,
             limit_bytes: self.limit_bytes,
@@ -179,6 +187,7 @@ impl Subscriber {
     pub(super) fn on_ack(&mut self, id: u64, terms: Subscribed, counters: &Counters) {
         self.phase = Phase::Active(id);
         (self.books, self.marked) = (Books::default(), Books::default());
+        self.counts_double = self.asked_last && self.cause != Cause::First;
         (self.policy, self.live_only) = (terms.overflow, terms.live_only);
 
         let mut kept = false;
@@ -201,10 +210,21 @@ impl Subscriber {
                     kept = true;
                 }
                 Some(held) => {
-                    self.stage(Event::Reset(Reset { old: held.epoch, new: position }));
+                    // All of the new log follows, whatever was asked of the old one. Should the line be cut before what
+                    // the new one has evicted is told, it is asked for again.
+                    (state.offset, state.live) = (0, 0);
+                    self.stage(Event::Reset(Reset {
+                        old: held.epoch,
+                        new: Position { offset: 0, ..position },
+                    }));
                     self.give_up_repair(counters);
                 }
-                None => new.push(position),
+                None => {
+                    if !self.asked_last {
+                        state.live = state.offset;
+                    }
+                    new.push(position);
+                }
             }
             self.streams.push(state);
         }
@@ -312,7 +332,13 @@ impl Subscriber {
                 self.streams.iter().any(|state| state.stream == target.stream && state.epoch == target.epoch)
             };
             let targets = (!behind).then(|| positions.iter().filter(in_this_log).cloned().collect());
-            self.repair = Some(Repair::new(shortfall, targets).after(self.repair.take()));
+            let mut repair = Repair::new(shortfall, targets);
+            if let Some(before) = self.repair.take() {
+                repair = repair.adding(before.lost());
+            } else if self.counts_double {
+                repair = repair.adding(0);
+            }
+            self.repair = Some(repair);
         }
         Verdict::Differs { told: told.total(), had: had.total() }
     }
@@ -436,6 +462,7 @@ impl Subscriber {
 
     fn finish_repair(&mut self, counters: &Counters) {
         let Some(repair) = self.repair.take() else { return };
+        self.counts_double |= repair.lost() > 0;
         match (repair.lost(), repair.is_exact()) {
             (0, _) => {}
             (lost, true) => self.stage_gap(GapReason::Books, None, Some(lost), None, counters),

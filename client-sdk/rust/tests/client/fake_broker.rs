@@ -14,8 +14,8 @@ use std::{collections::VecDeque, io};
 
 use futures_util::{SinkExt, StreamExt};
 use tidegate_client::{
-    Ack, Client, Codec, Epoch, Filter, GapReason, Message, Options, Overflow, Payload, Position,
-    StartPosition, Terms, Topic,
+    Ack, Client, Codec, Epoch, GapReason, Message, Options, Overflow, Payload, Position, StartPosition,
+    Terms, Topic,
 };
 use tidegate_protocol::{
     ClientFrame, ServerFrame,
@@ -41,7 +41,7 @@ pub const EPOCH: Epoch = Epoch(0xe1);
 const PIPE_BYTES: usize = 64 * 1024;
 
 pub struct FakeBroker {
-    dialled: mpsc::UnboundedReceiver<DuplexStream>,
+    dialled: mpsc::Receiver<DuplexStream>,
     codec: Codec,
     pub welcome: Welcome,
 }
@@ -75,10 +75,11 @@ pub async fn connected_to(options: Options, set: impl FnOnce(&mut Welcome)) -> (
 impl FakeBroker {
     /// A broker, and options that dial it.
     pub fn new(options: Options, codec: Codec) -> (Self, Options) {
-        let (dial, dialled) = mpsc::unbounded_channel();
+        let (dial, dialled) = mpsc::channel(16);
         let options = options.codec(codec).dial(move || {
             let (ours, theirs) = duplex(PIPE_BYTES);
-            let refused = dial.send(theirs).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused));
+            let refused =
+                dial.try_send(theirs).map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused));
             async move { refused.map(|()| ours) }
         });
         let welcome = Welcome {
@@ -294,8 +295,4 @@ pub fn mark(offset: u64, subs: &[(u64, u64, u64)]) -> ServerFrame {
 
 pub fn error(id: u64, code: tidegate_client::ErrorCode) -> ServerFrame {
     ServerFrame::Error(frame::ErrorFrame { id: Some(id), code, message: "as scripted".into() })
-}
-
-pub fn filter(text: &str) -> Filter {
-    Filter::parse(text).unwrap()
 }

@@ -91,7 +91,7 @@ async fn acks_out_of_order_find_their_publishes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_of_pipelined_publishes_leave_in_order_in_few_messages() {
+async fn thousands_of_pipelined_publishes_leave_in_order_and_each_ack_finds_its_own() {
     const COUNT: u64 = 5000;
     let (client, _broker, mut peer) = connected().await;
     let publisher = tokio::spawn(async move {
