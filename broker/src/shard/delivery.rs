@@ -344,6 +344,14 @@ impl Delivery {
         self.charge(at);
     }
 
+    /// What is gathered for a connection goes out, or into lanes, before what is said next: its replies go ahead of its
+    /// messages, and a new subscription would take for its own what was there before it.
+    pub fn flush_ranges(&mut self, at: u32) {
+        if !self.clients[at as usize].ranges.is_empty() {
+            self.flush(at);
+        }
+    }
+
     /// Brings the budget to what a connection holds now; that, in bytes.
     pub fn charge(&mut self, at: u32) -> u64 {
         let client = &mut self.clients[at as usize];
@@ -568,9 +576,7 @@ impl Delivery {
     /// The books of a connection, as they stand once its ranges are flushed: whatever is written later comes behind the
     /// control lane.
     pub fn mark(&mut self, at: u32) {
-        if !self.clients[at as usize].ranges.is_empty() {
-            self.flush(at);
-        }
+        self.flush_ranges(at);
         let client = &mut self.clients[at as usize];
         if client.control.as_ref().is_some_and(|control| control.has_mark())
             || client.session.subs().is_empty()

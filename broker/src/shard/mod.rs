@@ -499,6 +499,7 @@ impl Shard {
         let Subscribe { id, filter, from, credit, echo, .. } = subscribe;
         let reach = self.hub.reach(&filter);
         let first = self.index.under(&filter).is_empty();
+        self.delivery.flush_ranges(at);
         let key = self.delivery.subs.vacant_key() as u32;
         let mut positions = Vec::with_capacity(reach.streams.len());
         let mut lanes: SmallVec<[(usize, Lane); 1]> = SmallVec::new();
