@@ -1,7 +1,9 @@
 //! Publishing: acks, the window, order, and what is refused before it is sent.
 
+use std::future::IntoFuture;
+
 use futures_util::FutureExt;
-use tidegate_client::{Client, Codec, ErrorCode, Options, Payload, PublishErrorKind, PublishOptions};
+use tidegate_client::{Client, Codec, ErrorCode, Event, Options, Payload, PublishErrorKind, PublishOptions};
 use tidegate_protocol::{ContentKind, frame::PublishWindow};
 
 use crate::fake_broker::*;
@@ -171,4 +173,29 @@ async fn a_publish_whose_future_is_dropped_gives_its_place_back() {
     first.await.unwrap();
     let _second = client.try_publish("a", "2").unwrap();
     assert_eq!(peer.publish().await.payload.as_str(), Some("2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_goes_on_while_writing_is_blocked() {
+    let (client, _broker, mut peer) = connected().await;
+    let (subscription, _) = tokio::join!(client.subscribe("a").into_future(), peer.accept_subscribe(0));
+    let mut subscription = subscription.unwrap();
+    // More than the line holds, and nobody reads it.
+    let large = "x".repeat(60 * 1024);
+    let mut pending = Vec::new();
+    for _ in 0..10 {
+        pending.push(client.enqueue("b", large.as_str()).await.unwrap());
+    }
+    for offset in 1..=20 {
+        peer.send([message("a", offset)]).await;
+        assert!(matches!(subscription.recv().await, Some(Event::Message(_))));
+    }
+    assert!(pending.iter_mut().all(|ack| ack.now_or_never().is_none()));
+    for offset in 21..=30 {
+        let publish = peer.publish().await;
+        peer.send([ack(publish.id.unwrap(), offset)]).await;
+    }
+    for ack in pending {
+        ack.await.unwrap();
+    }
 }
