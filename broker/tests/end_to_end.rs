@@ -164,7 +164,8 @@ fn a_reader_that_was_stopped_ends_on_the_newest_value_of_every_key() {
 /// What a reader printed before the message "end", on which it is ended.
 fn until_end(reader: Reader) -> Vec<Value> {
     let Reader { mut child, lines } = reader;
-    let events: Vec<Value> = lines.map(|line| json(&line.unwrap())).take_while(|e| e["payload"] != "end").collect();
+    let events: Vec<Value> =
+        lines.map(|line| json(&line.unwrap())).take_while(|e| e["payload"] != "end").collect();
     child.kill().unwrap();
     child.wait().unwrap();
     events

@@ -12,6 +12,8 @@ pub struct Arena {
     /// The serial of the first message; serials count over the shard's life.
     base: u64,
     messages: Vec<Arc<Published>>,
+    /// Where the newest burst begins.
+    burst: usize,
     json: Encoded,
     bincode: Encoded,
 }
@@ -27,10 +29,11 @@ struct Encoded {
 const KEPT_BYTES: usize = 1 << 20;
 
 impl Arena {
-    /// Adds a message; its serial.
-    pub fn push(&mut self, message: &Arc<Published>) -> u64 {
-        self.messages.push(message.clone());
-        self.next_serial() - 1
+    /// Adds a burst of messages; the first one's serial.
+    pub fn push<'a>(&mut self, messages: impl IntoIterator<Item = &'a Arc<Published>>) -> u64 {
+        self.burst = self.messages.len();
+        self.messages.extend(messages.into_iter().cloned());
+        self.base + self.burst as u64
     }
 
     /// The serial the next message will have.
@@ -38,15 +41,17 @@ impl Arena {
         self.base + self.messages.len() as u64
     }
 
-    /// Encodes the newest message, unless it is already.
+    /// Encodes the newest burst, unless it is already.
     pub fn encode(&mut self, codec: Codec) {
-        let Some(message) = self.messages.last() else { return };
         let encoded = match codec {
             Codec::Json => &mut self.json,
             Codec::Bincode => &mut self.bincode,
         };
-        if encoded.frames.len() < self.messages.len() {
-            encoded.frames.resize(self.messages.len() - 1, 0..0);
+        if encoded.frames.len() == self.messages.len() {
+            return;
+        }
+        encoded.frames.resize(self.burst, 0..0);
+        for message in &self.messages[self.burst..] {
             let start = encoded.bytes.len() as u32;
             codec.encode_message(&message.message, &mut encoded.bytes);
             encoded.frames.push(start..encoded.bytes.len() as u32);
@@ -77,6 +82,7 @@ impl Arena {
     pub fn clear(&mut self) {
         self.base = self.next_serial();
         self.messages.clear();
+        self.burst = 0;
         for encoded in [&mut self.json, &mut self.bincode] {
             encoded.frames.clear();
             encoded.bytes.clear();

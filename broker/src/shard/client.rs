@@ -111,11 +111,11 @@ impl Client {
         !self.blocked && self.connection.is_open()
     }
 
-    /// Adds the arena's newest message to what the next flush writes.
-    pub fn extend(&mut self, serial: u64) {
+    /// Adds the arena's messages `from..to` to what the next flush writes.
+    pub fn extend(&mut self, from: u64, to: u64) {
         match self.ranges.last_mut() {
-            Some((_, end)) if *end == serial => *end += 1,
-            _ => self.ranges.push((serial, serial + 1)),
+            Some((_, end)) if *end == from => *end = to,
+            _ => self.ranges.push((from, to)),
         }
     }
 
@@ -133,6 +133,11 @@ impl Sub {
 
     /// Whether it may be sent one more message.
     pub fn has_credit(&self) -> bool {
-        self.sent < self.granted
+        self.has_credit_for(1)
+    }
+
+    /// Whether it may be sent so many more.
+    pub fn has_credit_for(&self, messages: u64) -> bool {
+        self.granted.saturating_sub(self.sent) >= messages
     }
 }

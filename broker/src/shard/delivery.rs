@@ -123,15 +123,17 @@ impl Delivery {
         }
     }
 
-    /// Gives a message to every subscription that takes its topic.
-    pub fn fan_out(&mut self, item: &Item, matches: Matches<'_, Key>) -> Report {
+    /// Gives messages of one topic to every subscription that takes it, subscription by subscription: what is touched
+    /// for one delivery is at hand for the next.
+    pub fn fan_out(&mut self, items: &[Item], matches: Matches<'_, Key>) -> Report {
         let mut report = Report::default();
-        let published = &item.published;
-        if let (Some(at), Some(offset)) = (item.stream, published.offset()) {
+        let Some(last) = items.last() else { return report };
+        if let (Some(at), Some(offset)) = (last.stream, last.published.offset()) {
             self.cursors[at] = self.cursors[at].max(offset);
         }
         let (mut exact, mut wild) = (matches.exact, matches.wild);
-        let mut serial = None;
+        let count = items.len() as u64;
+        let mut first = None;
         loop {
             let client = match (exact.first(), wild.first()) {
                 (Some(a), Some(b)) => a.client.min(b.client),
@@ -139,13 +141,25 @@ impl Delivery {
                 (None, Some(b)) => b.client,
                 (None, None) => break,
             };
-            let serial = *serial.get_or_insert_with(|| self.arena.push(published));
+            let first =
+                *first.get_or_insert_with(|| self.arena.push(items.iter().map(|item| &item.published)));
             let exactly = run(&mut exact, client);
             let wildly = run(&mut wild, client);
-            report.matched += (exactly.len() + wildly.len()) as u64;
-            match (exactly, wildly) {
-                ([key], []) | ([], [key]) if self.give(*key, published, serial) => report.queued += 1,
-                _ => self.give_each(client, exactly, wildly, item, serial, &mut report),
+            report.matched += (exactly.len() + wildly.len()) as u64 * count;
+            let alone = match (exactly, wildly) {
+                ([key], []) | ([], [key]) => Some(*key),
+                _ => None,
+            };
+            if alone.is_some_and(|key| self.give(key, items, first)) {
+                report.queued += count;
+                continue;
+            }
+            for (item, serial) in items.iter().zip(first..) {
+                if alone.is_some_and(|key| self.give(key, std::slice::from_ref(item), serial)) {
+                    report.queued += 1;
+                } else {
+                    self.give_each(client, exactly, wildly, item, serial, &mut report);
+                }
             }
         }
         report
@@ -153,22 +167,26 @@ impl Delivery {
 
     /// The path of nearly every delivery: a subscription that is level and alone on its connection with this topic.
     /// False where anything is out of the ordinary.
-    fn give(&mut self, key: Key, published: &Published, serial: u64) -> bool {
+    fn give(&mut self, key: Key, items: &[Item], first: u64) -> bool {
         let sub = &mut self.subs[key.sub as usize];
         let client = &mut self.clients[key.client as usize];
-        if !sub.level || !sub.has_credit() || sub.no_echo || !client.takes_ranges() {
+        let count = items.len() as u64;
+        if !sub.level || !sub.has_credit_for(count) || sub.no_echo || !client.takes_ranges() {
             return false;
         }
         #[cfg(feature = "faults")]
-        if self.faults.loses(published) {
-            sub.sent += 1;
-            return true;
+        {
+            if count > 1 {
+                return false;
+            }
+            if self.faults.loses(&items[0].published) {
+                sub.sent += 1;
+                return true;
+            }
         }
-        #[cfg(not(feature = "faults"))]
-        let _ = published;
         self.arena.encode(client.codec);
-        sub.sent += 1;
-        client.extend(serial);
+        sub.sent += count;
+        client.extend(first, first + count);
         if !client.dirty {
             client.dirty = true;
             self.dirty.push(key.client);
@@ -207,7 +225,7 @@ impl Delivery {
             }
             let client = &mut self.clients[at as usize];
             self.arena.encode(client.codec);
-            client.extend(serial);
+            client.extend(serial, serial + 1);
             self.mark_dirty(at);
             return;
         }
@@ -338,10 +356,13 @@ impl Delivery {
         } else {
             client.ranges.clear();
         }
+        let client = &self.clients[at as usize];
+        if client.charged > 0 || client.connection.has_pending() || client.control.is_some() {
+            self.charge(at);
+        }
         if self.clients[at as usize].blocked {
             self.on_blocked(at);
         }
-        self.charge(at);
     }
 
     /// What is gathered for a connection goes out, or into lanes, before what is said next: its replies go ahead of its

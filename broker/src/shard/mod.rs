@@ -612,9 +612,13 @@ impl Shard {
         self.wants_heads = false;
         let mut waiting = std::mem::take(&mut self.waiting);
         self.inbox.take(&mut waiting);
-        for item in waiting.items.drain(..) {
-            self.fan_out(&item);
+        let mut items = waiting.items.make_contiguous();
+        while !items.is_empty() {
+            let (burst, rest) = items.split_at_mut(burst_of_one_topic(items));
+            self.fan_out(burst);
+            items = rest;
         }
+        waiting.items.clear();
         if std::mem::take(&mut waiting.refused) {
             self.read_refused();
         }
@@ -646,10 +650,12 @@ impl Shard {
         ordered.refused(self.number).map_or(ordered.log.head(), |first| first - 1)
     }
 
-    fn fan_out(&mut self, item: &Item) {
-        let matches = self.index.matches(&item.published.message.topic);
-        let report = self.delivery.fan_out(item, matches);
-        if let Some(tally) = &item.tally
+    /// Fans messages of one topic out. One that is reported on comes alone.
+    fn fan_out(&mut self, items: &[Item]) {
+        let Some(first) = items.first() else { return };
+        let matches = self.index.matches(&first.published.message.topic);
+        let report = self.delivery.fan_out(items, matches);
+        if let Some(tally) = &first.tally
             && let Some(settled) = tally.add(report)
         {
             self.hub.settled(settled, self.number);
@@ -680,7 +686,7 @@ impl Shard {
                     crate::stream::Read::Evicted { start } => (Vec::new(), start - 1),
                 };
                 for published in messages {
-                    self.fan_out(&Item { published, stream: Some(at), tally: None });
+                    self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
                 }
                 self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
                 stream.lock().caught_up(self.number, scanned);
@@ -994,6 +1000,19 @@ impl Shard {
 #[expect(deprecated, reason = "its replacement is unsafe; an `OwnedFd` keeps the promise that one wants")]
 fn readiness(epoll: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(epoll)
+}
+
+/// How many messages at the head of `items` are of one topic, reported on by none, and no more than a flush takes.
+fn burst_of_one_topic(items: &[Item]) -> usize {
+    let Some(first) = items.first().filter(|item| item.tally.is_none()) else { return 1 };
+    let mut bytes = 0;
+    let same = |item: &&Item| {
+        bytes += item.published.cost as usize;
+        bytes <= ARENA_BYTES
+            && item.tally.is_none()
+            && item.published.message.topic == first.published.message.topic
+    };
+    items.iter().take_while(same).count().max(1)
 }
 
 /// What the kernel may hold unsent of one socket, in bytes, before it counts as full.

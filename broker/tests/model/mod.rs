@@ -20,10 +20,11 @@ use std::{
 };
 
 use fastrand::Rng;
-use tidegate::stream::{Draft, Published};
+use tidegate::stream::{Draft, Log, Published};
 use tidegate_protocol::{
-    Filter, Payload, Topic,
+    Filter, From, Payload, Topic,
     frame::{Gap, GapReason, Overflow},
+    position::At,
 };
 
 /// What a subscription is owed of one log.
@@ -43,6 +44,56 @@ pub struct Owed {
 }
 
 impl Owed {
+    /// What a start owes, by the list of everything. `log` says only what it has now.
+    pub fn from_start(
+        from: &From,
+        log: &Log,
+        all: &[Arc<Published>],
+        filter: &Filter,
+        not_from: Option<Arc<str>>,
+    ) -> Self {
+        let live = log.head();
+        let owed = Self {
+            filter: filter.clone(),
+            not_from,
+            after: log.start() - 1,
+            selected: BTreeSet::new(),
+            live,
+            is_new_epoch: false,
+        };
+        let unknown = Self { is_new_epoch: true, ..owed.clone() };
+        match from {
+            From::Live => Self { after: live, ..owed },
+            From::Beginning => owed,
+            From::Since(time) => {
+                Self { after: all.iter().filter(|m| m.message.time < *time).count() as u64, ..owed }
+            }
+            From::Positions(positions) => match positions.iter().find(|p| p.stream.as_ref() == log.name()) {
+                None => owed,
+                Some(p) if p.epoch == log.epoch() && p.offset <= live => Self { after: p.offset, ..owed },
+                Some(_) => unknown,
+            },
+            From::Last { n, at } => {
+                let at = match at {
+                    None => None,
+                    Some(At::Offset(offset)) => Some(*offset),
+                    Some(At::Positions(positions)) => {
+                        match positions.iter().find(|p| p.stream.as_ref() == log.name()) {
+                            None => return owed,
+                            Some(p) if p.epoch == log.epoch() => Some(p.offset),
+                            Some(_) => return unknown,
+                        }
+                    }
+                };
+                if at.is_some_and(|at| at > live) {
+                    return unknown;
+                }
+                let selected = log.last(filter, *n, at, 1_000_000).offsets;
+                Self { after: at.unwrap_or(live), selected: selected.into_iter().collect(), ..owed }
+            }
+        }
+    }
+
     fn has(&self, all: &[Arc<Published>], offset: u64) -> bool {
         let message = &all[offset as usize - 1];
         (offset > self.after || self.selected.contains(&offset))
@@ -151,6 +202,13 @@ impl Flow {
         self.check_hole(all, upto);
     }
 
+    /// A mark says that it has everything up to here.
+    pub fn mark(&mut self, all: &[Arc<Published>], offset: u64) {
+        assert!(self.position <= offset.max(self.owed.after), "position {} beyond {offset}", self.position);
+        self.check_hole(all, offset);
+        self.position = self.position.max(offset);
+    }
+
     /// It is level and nothing waits: everything up to the head is told or given.
     pub fn check_whole(&self, all: &[Arc<Published>]) {
         self.check_hole(all, all.len() as u64);
@@ -208,9 +266,10 @@ pub struct LiveFlow {
 }
 
 impl LiveFlow {
-    /// `owed.after` is the number of the last live-only message before it came.
+    /// Live-only messages have numbers here: in `owed`, `after` is the last before it came, and `selected` those before
+    /// it that are on their way yet.
     pub fn new(owed: Owed, policy: Overflow) -> Self {
-        let last = owed.after;
+        let last = owed.selected.first().map_or(owed.after, |first| first - 1);
         Self { owed, policy, messages: 0, gapped: 0, last, told: 0, latest: HashMap::new(), had_loss: false }
     }
 
