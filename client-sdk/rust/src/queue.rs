@@ -131,30 +131,45 @@ impl Queue {
 
 /// Appends `item`, or merges it with one of the notices that no message has followed yet.
 fn append(items: &mut VecDeque<Item>, item: Item) {
-    if matches!(item, Item::Event(Event::Message(_))) {
+    let is_message = |item: &Item| matches!(item, Item::Event(Event::Message(_)));
+    if is_message(&item) {
         return items.push_back(item);
     }
-    let trailing = items.iter_mut().rev().take_while(|item| !matches!(item, Item::Event(Event::Message(_))));
-    for waiting in trailing {
+    let notices = items.iter().rposition(is_message).map_or(0, |message| message + 1);
+    if let Item::Event(Event::Reset(reset)) = item {
+        return append_reset(items, notices, reset);
+    }
+    for waiting in items.range_mut(notices..).rev() {
         match (waiting, &item) {
+            // What comes after a reset is of the new log: it must not go before it.
+            (Item::Event(Event::Reset(_)), _) => break,
             (Item::Positions(waiting), Item::Positions(new)) => return merge_positions(waiting, new),
             (Item::Event(Event::Resumed(waiting)), Item::Event(Event::Resumed(new))) => {
                 return waiting.clone_from(new);
             }
-            (Item::Event(Event::Reset(waiting)), Item::Event(Event::Reset(new)))
-                if same_log(waiting, new) =>
-            {
-                return waiting.new.clone_from(&new.new);
-            }
             (Item::Event(Event::Gap(waiting)), Item::Event(Event::Gap(new))) if same_cause(waiting, new) => {
                 return merge_gaps(waiting, new);
             }
-            // A gap's offsets are of the log the reset begins: it must not go to one before it.
-            (Item::Event(Event::Reset(_)), Item::Event(Event::Gap(_))) => break,
             _ => {}
         }
     }
     items.push_back(item);
+}
+
+/// A reset takes the place of one before it of the same stream: what stood between them is told before both.
+fn append_reset(items: &mut VecDeque<Item>, notices: usize, mut reset: Reset) {
+    let same_stream =
+        |item: &Item| matches!(item, Item::Event(Event::Reset(r)) if r.new.stream == reset.new.stream);
+    if let Some(at) = items.range(notices..).position(same_stream) {
+        let between = items.split_off(notices + at + 1);
+        if let Some(Item::Event(Event::Reset(before))) = items.pop_back() {
+            reset.old = before.old;
+        }
+        for item in between {
+            append(items, item);
+        }
+    }
+    items.push_back(Item::Event(Event::Reset(reset)));
 }
 
 fn merge_positions(waiting: &mut Vec<Position>, new: &[Position]) {
@@ -164,10 +179,6 @@ fn merge_positions(waiting: &mut Vec<Position>, new: &[Position]) {
             None => waiting.push(position.clone()),
         }
     }
-}
-
-fn same_log(waiting: &Reset, new: &Reset) -> bool {
-    waiting.new.stream == new.new.stream
 }
 
 fn same_cause(a: &Gap, b: &Gap) -> bool {
@@ -189,4 +200,97 @@ fn merge_gaps(waiting: &mut Gap, new: &Gap) {
     };
     waiting.from = waiting.from.min(new.from);
     waiting.to = waiting.to.max(new.to);
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_protocol::{
+        Epoch, Message, Payload, Topic,
+        frame::{GapReason, Overflow},
+    };
+
+    use super::*;
+    use crate::subscription::Resumed;
+
+    fn message(offset: u64) -> Item {
+        Item::Event(Event::Message(Message {
+            topic: Topic::parse("a").unwrap(),
+            stream: None,
+            offset: Some(offset),
+            prev: None,
+            time: 0,
+            payload: Payload::text(""),
+            key: None,
+            headers: Vec::new(),
+            sub: None,
+        }))
+    }
+
+    fn gap(reason: GapReason, count: Option<u64>, to: u64) -> Item {
+        Item::Event(Event::Gap(Gap {
+            sub: 1,
+            stream: None,
+            topic: None,
+            count,
+            at_most: None,
+            from: Some(to - 1),
+            to: Some(to),
+            reason,
+            policy: Overflow::CatchUp,
+        }))
+    }
+
+    fn reset(old: u64, new: u64) -> Item {
+        let new = Position { stream: None, epoch: Epoch(new), offset: 0 };
+        Item::Event(Event::Reset(Reset { old: Epoch(old), new }))
+    }
+
+    fn resumed(offset: u64) -> Item {
+        let position = Position { stream: None, epoch: Epoch(1), offset };
+        Item::Event(Event::Resumed(Resumed { positions: vec![position] }))
+    }
+
+    fn waiting(items: impl IntoIterator<Item = Item>) -> Vec<Item> {
+        let mut queue = VecDeque::new();
+        for item in items {
+            append(&mut queue, item);
+        }
+        queue.into()
+    }
+
+    #[test]
+    fn notices_merge_until_a_message_follows_and_never_across_it() {
+        use GapReason::{Evicted, Overflow};
+        let merged = waiting([
+            gap(Overflow, Some(1), 5),
+            gap(Evicted, Some(2), 6),
+            gap(Overflow, Some(3), 9),
+            message(10),
+            gap(Overflow, Some(1), 12),
+        ]);
+        let Item::Event(Event::Gap(first)) = &merged[0] else { panic!("{merged:?}") };
+        assert_eq!((first.count, first.from, first.to), (Some(4), Some(4), Some(9)));
+        assert_eq!(merged[1..], [gap(Evicted, Some(2), 6), message(10), gap(Overflow, Some(1), 12)]);
+    }
+
+    #[test]
+    fn a_merged_gap_is_exact_only_where_both_are() {
+        let merged = waiting([gap(GapReason::Overflow, Some(1), 5), gap(GapReason::Overflow, None, 7)]);
+        let [Item::Event(Event::Gap(merged))] = &merged[..] else { panic!("{merged:?}") };
+        assert_eq!((merged.count, merged.at_most), (None, None), "nobody knows how many");
+    }
+
+    #[test]
+    fn what_follows_a_reset_stays_behind_it_and_many_resets_are_one() {
+        let epoch = |to| gap(GapReason::Epoch, None, to);
+        let items = waiting([resumed(5), reset(1, 2), epoch(3), resumed(0), reset(2, 3), epoch(4)]);
+        assert_eq!(items, [resumed(0), epoch(3), reset(1, 3), epoch(4)]);
+    }
+
+    #[test]
+    fn a_reader_that_never_reads_makes_no_queue_grow() {
+        let rounds =
+            (0..1000u64).flat_map(|n| [resumed(n), reset(n, n + 1), gap(GapReason::Epoch, None, n + 2)]);
+        assert!(waiting(rounds).len() <= 4);
+    }
 }

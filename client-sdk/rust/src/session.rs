@@ -332,7 +332,6 @@ impl Session {
                 None => ConnectionEvent::Closed,
             });
         }
-        let unpublished = !self.publishes.is_empty();
         self.publishes.fail_all(&self.outlets.counters);
         self.histories.fail_all();
         for (_, subscriber) in self.subscribers.drain() {
@@ -343,7 +342,7 @@ impl Session {
         self.control.clear();
         if let Some(drain) = self.drain.take() {
             for reply in drain.replies {
-                let _ = reply.send(match (is_failure, unpublished || drain.timed_out) {
+                let _ = reply.send(match (is_failure, drain.timed_out) {
                     (true, _) => Err(DrainError::new(DrainErrorKind::Closed)),
                     (false, true) => Err(DrainError::new(DrainErrorKind::Timeout)),
                     (false, false) => Ok(()),
