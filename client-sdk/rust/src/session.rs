@@ -274,7 +274,7 @@ impl Session {
                 self.reconnect(None)
             }
             Link::Greeting { refused, .. } => {
-                let (kind, detail, final_) = match refused {
+                let (kind, detail, is_final) = match refused {
                     Some((code, message)) => (ConnectErrorKind::Refused(code), message, !code.retry()),
                     None if matches!(ending, Some(Ending::Cut(_))) => {
                         (ConnectErrorKind::Timeout, "no welcome came".into(), false)
@@ -285,7 +285,7 @@ impl Session {
                         !closed.code.is_none_or(reconnects),
                     ),
                 };
-                self.on_failed_attempt(ConnectError::with_detail(kind, detail), closed.code, final_)
+                self.on_failed_attempt(ConnectError::with_detail(kind, detail), closed.code, is_final)
             }
             Link::Down => self.reconnect(None),
         }
