@@ -174,17 +174,23 @@ impl Lane {
     }
 
     /// Reads a part of the log, where [`Lane::wants_log`]. `is_mine` is false for what `echo: false` holds back.
-    /// Returns the bytes read.
+    /// `room` as for [`Lane::offer`]: without it one message is read at a time, or no reader would ever go on. Returns
+    /// the bytes read.
     pub fn read_on(
         &mut self,
         cursor: u64,
         budget: ReadBudget,
+        room: bool,
         source: &mut impl LogSource,
         is_mine: impl Fn(&Published) -> bool,
     ) -> u64 {
         let Some(mut reading) = self.reading.take() else { return 0 };
         // What is read waits in the lane, so its bound holds; what goes through the slots is bounded there.
-        let budget = if self.reads_into_slots { budget } else { self.terms.cut(budget) };
+        let budget = match self.reads_into_slots {
+            true => budget,
+            false if room => self.terms.cut(budget),
+            false => ReadBudget { messages: 1, ..budget },
+        };
         let step = reading.step(cursor, budget, source, is_mine);
         if !step.done {
             self.reading = Some(reading);
@@ -195,7 +201,7 @@ impl Lane {
             Some(slots) if self.reads_into_slots => {
                 step.loss.into_iter().for_each(|loss| slots.push_loss(loss));
                 for message in &step.messages {
-                    slots.push(message, |messages, bytes| terms.fit(messages, bytes));
+                    slots.push(message, |messages, bytes| room && terms.fit(messages, bytes));
                 }
             }
             _ => {

@@ -473,7 +473,8 @@ impl Delivery {
                 |published: &Published| !(sub.no_echo && published.origin.as_ref() == Some(&instance));
             let before = lane.pinned();
             // A step that finds nothing of its own still costs something, or a quiet reader would never yield.
-            total += lane.read_on(self.cursors[stream], budget, &mut source, is_mine).max(64);
+            let room = client.pinned < self.budget.connection_bytes && self.pinned < self.budget.shard_bytes;
+            total += lane.read_on(self.cursors[stream], budget, room, &mut source, is_mine).max(64);
             let after = lane.pinned();
             client.pinned = client.pinned + after - before;
             self.pinned = self.pinned + after - before;
