@@ -102,7 +102,7 @@ fn live_messages_wait_behind_those_that_came_during_the_read() {
     let mut lane = Lane::starting(terms, 0, 1, Vec::new(), false);
     lane.offer(&append(&mut log), true);
     let budget = ReadBudget { messages: 10, bytes: 10_000 };
-    lane.read_on(2, budget, &mut Source { log: &log, filter: &filter }, |_| true);
+    lane.read_on(2, budget, true, &mut Source { log: &log, filter: &filter }, |_| true);
     lane.offer(&append(&mut log), true);
     assert_eq!(offsets(&mut lane), [1, 2, 3]);
 }
@@ -122,7 +122,7 @@ fn a_lane_reads_no_more_than_its_bound_at_a_time() {
     ] {
         let terms = Terms { overflow: Overflow::CatchUp, limit, limit_bytes };
         let mut lane = Lane::starting(terms, 0, 10, selected, false);
-        lane.read_on(10, budget, &mut Source { log: &log, filter: &filter }, |_| true);
+        lane.read_on(10, budget, true, &mut Source { log: &log, filter: &filter }, |_| true);
         assert_eq!(offsets(&mut lane).len(), expected, "{terms:?}");
     }
 }
@@ -304,7 +304,8 @@ impl Peer {
         let start = start::resolve(&from, None, &self.log, &filter, terms, cap);
         assert_eq!(start.live, self.log.head());
         let no_echo = rng.u32(0..4) == 0;
-        let owed = self.owed(&from, &filter, no_echo);
+        let not_from = no_echo.then(|| "me".into());
+        let owed = Owed::from_start(&from, &self.log, &self.all, &filter, not_from);
         let live = Owed { after: self.live_cursor, selected: BTreeSet::new(), ..owed.clone() };
         let live_policy = match terms.overflow {
             Overflow::CatchUp => Overflow::DropOldest,
@@ -348,40 +349,6 @@ impl Peer {
         }
     }
 
-    /// What a start owes, by the list of everything.
-    fn owed(&self, from: &From, filter: &Filter, no_echo: bool) -> Owed {
-        let live = self.log.head();
-        let owed = Owed {
-            filter: filter.clone(),
-            not_from: no_echo.then(|| "me".into()),
-            after: self.log.start() - 1,
-            selected: BTreeSet::new(),
-            live,
-            is_new_epoch: false,
-        };
-        match from {
-            From::Live => Owed { after: live, ..owed },
-            From::Since(time) => {
-                Owed { after: self.all.iter().filter(|m| m.message.time < *time).count() as u64, ..owed }
-            }
-            From::Positions(positions) => match positions.as_slice() {
-                [] => owed,
-                [p, ..] if p.epoch == EPOCH && p.offset <= live => Owed { after: p.offset, ..owed },
-                _ => Owed { is_new_epoch: true, ..owed },
-            },
-            From::Last { at: Some(At::Offset(at)), .. } if *at > live => Owed { is_new_epoch: true, ..owed },
-            From::Last { n, at } => {
-                let at = at.as_ref().map(|at| match at {
-                    At::Offset(offset) => *offset,
-                    At::Positions(_) => unreachable!("not made here"),
-                });
-                let selected = self.log.last(filter, *n, at, 1_000_000).offsets;
-                Owed { after: at.unwrap_or(live), selected: selected.into_iter().collect(), ..owed }
-            }
-            From::Beginning => owed,
-        }
-    }
-
     fn unsubscribe(&mut self, rng: &mut Rng) {
         if let Some(key) = rng.choice(self.subs.keys().copied().collect::<Vec<_>>()) {
             self.end(key);
@@ -413,7 +380,7 @@ impl Peer {
                 continue;
             }
             let mut source = Source { log: &self.log, filter: &sub.filter };
-            lane.read_on(self.cursor, budget, &mut source, |published| !sub.holds_back(published));
+            lane.read_on(self.cursor, budget, self.room, &mut source, |published| !sub.holds_back(published));
             moved = true;
         }
         moved
