@@ -474,3 +474,35 @@ async fn a_flush_interval_gathers_without_losing_anything() {
     let expected: Vec<String> = (1..=50).map(|n| n.to_string()).collect();
     assert_eq!(texts(&mut client, 50).await, expected);
 }
+
+/// Publishes far more than a shard's inbox holds, in bursts, with subscribers on both shards.
+async fn flood_through_a_tiny_inbox(mut config: Config) {
+    config.memory.shard_queue_messages = 16;
+    let server = Server::start(config).unwrap();
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut reader = Raw::json(&server.url()).await;
+        let ask = json!({"id": 1, "filter": "a", "overflow": "drop_oldest", "limit": 16_384, "limit_bytes": 8 << 20});
+        subscribe(&mut reader, ask).await;
+        readers.push(reader);
+    }
+    let mut publisher = Raw::json(&server.url()).await;
+    let frame = |n: u32| json!({"op": "publish", "topic": "a", "text": n.to_string()}).to_string();
+    for burst in (1..=5_000u32).collect::<Vec<_>>().chunks(500) {
+        publisher.say(burst.iter().map(|&n| frame(n)).collect::<Vec<_>>().join("\n")).await;
+    }
+    let expected: Vec<String> = (1..=5_000).map(|n| n.to_string()).collect();
+    for mut reader in readers {
+        assert_eq!(texts(&mut reader, 5_000).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_whose_inbox_is_full_reads_the_log_and_misses_nothing() {
+    flood_through_a_tiny_inbox(config()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_only_publish_waits_for_room_in_an_inbox_and_is_not_lost() {
+    flood_through_a_tiny_inbox(Config { streams: Vec::new(), ..config() }).await;
+}

@@ -58,7 +58,7 @@ use crate::{
     metrics::Published as PublishedMetrics,
     outbox::{Lane, Terms},
     session::{Action, PublishAction, Rules, Session, error},
-    stream::ReadBudget,
+    stream::{Read, ReadBudget},
     websocket::{Kind, ReaderLimits},
 };
 
@@ -108,6 +108,10 @@ pub struct Shard {
     paused: Vec<u32>,
     /// Connections whose mark is due.
     marks: Vec<usize>,
+    /// Takes every topic that clients may publish to.
+    everything: Filter,
+    /// Whether a stream's log holds what the inbox was refused.
+    refused: bool,
     /// Whether the cursors are to be brought to the streams' heads.
     wants_heads: bool,
     /// When to look at which connection.
@@ -128,6 +132,9 @@ pub struct Shard {
 const READ_BYTES: usize = 256 << 10;
 /// Frames carried out before the shard looks at other connections.
 const FRAMES: usize = 1024;
+/// What a shard whose inbox was full reads from a stream's log at a time, and how often in a tick.
+const REFUSED_READ: ReadBudget = ReadBudget { messages: 1024, bytes: 1 << 20 };
+const REFUSED_READS: usize = 8;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Messages in the inbox that are worth a fan-out amid the reads.
 const INBOX_HIGH: usize = 1024;
@@ -184,6 +191,8 @@ impl Shard {
             paused: Vec::new(),
             marks: Vec::new(),
             wants_heads: false,
+            everything: Filter::parse(">").expect("a filter"),
+            refused: false,
             checks: BinaryHeap::new(),
             tallies: VecDeque::new(),
             next_expiry: now + EXPIRY_INTERVAL,
@@ -254,7 +263,10 @@ impl Shard {
         self.end_all();
         self.resume_paused();
         self.publish_metrics();
-        Ok(busy || (!self.delivery.dirty.is_empty() && self.next_flush.is_none()) || !self.reads.is_empty())
+        Ok(busy
+            || self.refused
+            || (!self.delivery.dirty.is_empty() && self.next_flush.is_none())
+            || !self.reads.is_empty())
     }
 
     /// With a `flush_interval` a flush gathers what comes meanwhile.
@@ -619,8 +631,8 @@ impl Shard {
             items = rest;
         }
         waiting.items.clear();
-        if std::mem::take(&mut waiting.refused) {
-            self.read_refused();
+        if std::mem::take(&mut waiting.refused) || self.refused {
+            self.refused = self.read_refused();
         }
         for settled in waiting.settled.drain(..) {
             self.answer(settled);
@@ -665,25 +677,21 @@ impl Shard {
         }
     }
 
-    /// The inbox was full: what it was not given is read from the logs.
-    fn read_refused(&mut self) {
-        let Ok(everything) = Filter::parse(">") else { return };
-        let budget = ReadBudget { messages: 1024, bytes: 1 << 20 };
-        for at in 0..self.hub.streams().len() {
-            let hub = self.hub.clone();
-            let stream = &hub.streams()[at];
-            loop {
-                let (read, after, head) = {
-                    let ordered = stream.lock();
-                    let Some(first) = ordered.refused(self.number) else { break };
-                    let head = ordered.log.head();
-                    (ordered.log.read(first - 1, head, &everything, budget), first - 1, head)
-                };
+    /// The inbox was full: what it was not given is read from the logs, a part in each tick. Whether there is more.
+    fn read_refused(&mut self) -> bool {
+        let hub = self.hub.clone();
+        for (at, stream) in hub.streams().iter().enumerate() {
+            for _ in 0..REFUSED_READS {
+                let ordered = stream.lock();
+                let Some(first) = ordered.refused(self.number) else { break };
+                let (after, head) = (first - 1, ordered.log.head());
+                let read = ordered.log.read(after, head, &self.everything, REFUSED_READ);
+                drop(ordered);
                 let (messages, scanned) = match read {
-                    crate::stream::Read::Batch { messages, scanned } => (messages, scanned),
-                    crate::stream::Read::Sealed(segment) => segment.read(after, head, &everything, budget),
+                    Read::Batch { messages, scanned } => (messages, scanned),
+                    Read::Sealed(segment) => segment.read(after, head, &self.everything, REFUSED_READ),
                     // What a shard has yet to fan out is held: it cannot be evicted.
-                    crate::stream::Read::Evicted { start } => (Vec::new(), start - 1),
+                    Read::Evicted { start } => (Vec::new(), start - 1),
                 };
                 for published in messages {
                     self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
@@ -692,6 +700,7 @@ impl Shard {
                 stream.lock().caught_up(self.number, scanned);
             }
         }
+        hub.streams().iter().any(|stream| stream.lock().refused(self.number).is_some())
     }
 
     fn answer(&mut self, settled: Settled) {
