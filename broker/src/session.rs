@@ -114,7 +114,7 @@ pub struct Session {
     connection: Arc<str>,
     /// What `echo: false` and idempotency keys go by; the connection's id where the client names none.
     instance: Arc<str>,
-    /// Requests up to this id were taken.
+    /// Requests up to this id were answered, or will be.
     last_id: u64,
     errors: u32,
     spoke: bool,
@@ -285,6 +285,8 @@ impl Session {
 
     fn on_malformed(&mut self, error: DecodeError, rules: &Rules) -> Action {
         self.errors += 1;
+        // It is answered under its id, which no later request may have then.
+        self.last_id = self.last_id.max(error.id.unwrap_or(0));
         let frame = ServerFrame::Error(ErrorFrame { id: error.id, code: error.code, message: error.message });
         if error.fatal {
             Action::Fail(frame, CloseCode::MalformedFrame)
