@@ -32,10 +32,35 @@ pub struct Report {
     pub generator_core: f64,
     /// Bytes on the wire per delivery, with WebSocket's headers, without TCP's.
     pub wire_bytes: f64,
+    /// Messages that one read of a subscriber brought: what the server wrote at a time, as far as the reader kept up.
+    pub messages_a_read: f64,
+    /// Server's memory at the end, in bytes.
+    pub rss_bytes: Option<u64>,
     /// Latency from when a message was due, in milliseconds: 50th, 99th, 99.9th percentile and the largest.
     pub latency_ms: Option<[f64; 4]>,
     /// What a connection costs.
     pub connections: Option<Connections>,
+    /// What coming back costs.
+    pub comeback: Option<Comeback>,
+}
+
+/// What it came to when all subscribers were cut at once and connected again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Comeback {
+    /// How many.
+    pub count: usize,
+    /// Of these, under way at a time.
+    pub at_once: usize,
+    /// Messages that each of them missed, and got.
+    pub missed: usize,
+    /// Until 99 % were subscribed again, in milliseconds from the first connect.
+    pub most_ms: f64,
+    /// Until all were.
+    pub all_ms: f64,
+    /// Until every one had everything it missed.
+    pub whole_ms: f64,
+    /// Server's CPU time for one of them, in microseconds: for the cut, the return and what was missed.
+    pub cpu_us: f64,
 }
 
 /// What connecting came to.
@@ -47,7 +72,9 @@ pub struct Connections {
     pub connect_cpu_us: f64,
     /// Server's memory for one, in bytes.
     pub rss_bytes: f64,
-    /// The same after messages went to all of them.
+    /// Server's CPU time for one that does nothing, in microseconds a second.
+    pub idle_cpu_us: f64,
+    /// Memory after messages went to all of them.
     pub rss_bytes_after_traffic: Option<f64>,
 }
 
@@ -70,10 +97,13 @@ impl Report {
             generator_cpu_us: per_delivery(&measured.generator),
             generator_core: core(&measured.generator),
             wire_bytes: measured.bytes as f64 / deliveries,
+            messages_a_read: measured.deliveries as f64 / (measured.reads as f64).max(1.0),
+            rss_bytes: server_is_known.then_some(measured.server.rss_bytes),
             latency_ms: measured.latency.as_ref().map(|latency| {
                 [0.5, 0.99, 0.999, 1.0].map(|part| latency.value_at_quantile(part) as f64 / 1e6)
             }),
             connections: None,
+            comeback: None,
         }
     }
 }
@@ -84,8 +114,8 @@ impl fmt::Display for Report {
         if self.deliveries > 0 {
             writeln!(
                 out,
-                "  {} deliveries in {:.2} s, {:.0} a second, {:.1} bytes each",
-                self.deliveries, self.seconds, self.rate, self.wire_bytes
+                "  {} deliveries in {:.2} s, {:.0} a second, {:.1} bytes each, {:.1} a read",
+                self.deliveries, self.seconds, self.rate, self.wire_bytes, self.messages_a_read
             )?;
         }
         if let (Some(cpu), Some(user), Some(core)) =
@@ -113,15 +143,22 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(connections) = self.connections {
-            let Connections { count, connect_cpu_us, rss_bytes, rss_bytes_after_traffic } = connections;
+            let Connections { count, connect_cpu_us, rss_bytes, idle_cpu_us, rss_bytes_after_traffic } = connections;
             write!(
                 out,
-                "  {count} connections: {connect_cpu_us:.1} µs CPU and {rss_bytes:.0} bytes RSS each"
+                "  {count} connections: {connect_cpu_us:.1} µs CPU and {rss_bytes:.0} bytes RSS each, idle {idle_cpu_us:.2} µs CPU a second"
             )?;
             match rss_bytes_after_traffic {
                 Some(bytes) => writeln!(out, ", {bytes:.0} bytes after the messages")?,
                 None => writeln!(out)?,
             }
+        }
+        if let Some(Comeback { count, at_once, missed, most_ms, all_ms, whole_ms, cpu_us }) = self.comeback {
+            writeln!(
+                out,
+                "  {count} come back, {at_once} at a time: 99 % after {most_ms:.0} ms, all after {all_ms:.0} ms, \
+                 with the {missed} messages each missed after {whole_ms:.0} ms; {cpu_us:.1} µs CPU each"
+            )?;
         }
         Ok(())
     }

@@ -17,6 +17,14 @@ pub enum Topology {
     },
     /// Subscriber `i` gets flow `i`.
     Pairs(usize),
+    /// One flow, whose messages go round over all topics; each topic has one subscriber, each subscriber as many
+    /// topics as the others.
+    Topics {
+        /// How many topics: a multiple of `subscribers`.
+        topics: usize,
+        /// How many subscribe.
+        subscribers: usize,
+    },
 }
 
 impl Topology {
@@ -25,6 +33,7 @@ impl Topology {
         match self {
             Self::FanOut { subscribers, .. } => subscribers,
             Self::Pairs(pairs) => pairs,
+            Self::Topics { subscribers, .. } => subscribers,
         }
     }
 
@@ -33,16 +42,57 @@ impl Topology {
         match self {
             Self::FanOut { publishers, .. } => publishers,
             Self::Pairs(pairs) => pairs,
+            Self::Topics { .. } => 1,
         }
     }
 
-    /// Subscribers of each flow.
+    /// How messages go round, where they do.
+    pub fn round(self) -> Option<Round> {
+        let Self::Topics { topics, subscribers } = self else { return None };
+        let (topics, subscribers) = (topics as u64, subscribers as u64);
+        let near = topics / 3 / subscribers * subscribers + 1;
+        // One that has no factor with the topics in common, or some would be left out.
+        let leap = (0..).map(|k| near + k * subscribers).find(|&leap| coprime(leap, topics)).unwrap_or(1);
+        Some(Round { topics, leap })
+    }
+
+    /// Subscribers of each message.
     fn readers(self) -> u32 {
         match self {
             Self::FanOut { subscribers, .. } => subscribers as u32,
-            Self::Pairs(_) => 1,
+            Self::Pairs(_) | Self::Topics { .. } => 1,
         }
     }
+
+    /// By how much the sequence of a flow's messages to one subscriber grows.
+    fn step(self) -> u64 {
+        match self {
+            Self::FanOut { .. } | Self::Pairs(_) => 1,
+            Self::Topics { subscribers, .. } => subscribers as u64,
+        }
+    }
+}
+
+/// The order in which a flow's messages go to topics: from one to the next it leaps over a third of them, so that no
+/// cache helps. Message `n` belongs to subscriber `n` modulo the subscribers.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    topics: u64,
+    leap: u64,
+}
+
+impl Round {
+    /// A message's topic, from 0.
+    pub fn topic(self, sequence: u64) -> usize {
+        (sequence % self.topics * self.leap % self.topics) as usize
+    }
+}
+
+fn coprime(mut a: u64, mut b: u64) -> bool {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a == 1
 }
 
 /// The books of a run.
@@ -81,11 +131,17 @@ impl Tally {
         let cells = match topology {
             Topology::FanOut { subscribers, publishers } => subscribers * publishers,
             Topology::Pairs(pairs) => pairs,
+            Topology::Topics { subscribers, .. } => subscribers,
         };
+        let mut next = vec![0; cells];
+        if let Topology::Topics { .. } = topology {
+            // Message `n` is the first of subscriber `n`.
+            next.iter_mut().enumerate().for_each(|(subscriber, next)| *next = subscriber as u64);
+        }
         Self {
             topology,
             shape,
-            next: vec![0; cells],
+            next,
             flows: vec![flow; topology.flows()],
             moved: Vec::with_capacity(topology.flows()),
             deliveries: 0,
@@ -133,11 +189,14 @@ impl Tally {
         let Stamp { flow, sequence } = stamp;
         let cell = match self.topology {
             Topology::FanOut { publishers, .. } => subscriber * publishers + flow,
-            Topology::Pairs(_) => subscriber,
+            Topology::Pairs(_) | Topology::Topics { .. } => subscriber,
         };
         let misrouted = match self.topology {
             Topology::FanOut { publishers, .. } => flow >= publishers,
             Topology::Pairs(_) => flow != subscriber,
+            Topology::Topics { subscribers, .. } => {
+                flow > 0 || sequence % subscribers as u64 != subscriber as u64
+            }
         };
         if misrouted {
             return Err(Fault::Misrouted { subscriber, flow });
@@ -154,7 +213,7 @@ impl Tally {
             sequence if sequence < expected => {
                 return Err(Fault::Repeated { subscriber, flow, expected, sequence });
             }
-            _ => self.next[cell] += 1,
+            _ => self.next[cell] += self.topology.step(),
         }
         self.deliveries += 1;
         let mask = books.arrived.len() as u64 - 1;
@@ -226,6 +285,31 @@ mod tests {
         ));
         assert!(matches!(tally.deliver(0, &payload(3)), Err(Fault::NeverPublished { sequence: 3, .. })));
         assert!(matches!(tally.deliver(0, b"{}"), Err(Fault::Corrupt { .. })));
+    }
+
+    #[test]
+    fn going_round_reaches_every_topic_once_and_its_one_subscriber() {
+        for (topics, subscribers) in [(100_000, 1_000), (60, 6), (7, 7), (5, 1)] {
+            let round = Topology::Topics { topics, subscribers }.round().unwrap();
+            let mut seen = vec![false; topics];
+            for sequence in 0..topics as u64 {
+                let topic = round.topic(sequence);
+                assert_eq!(topic % subscribers, sequence as usize % subscribers);
+                assert!(!std::mem::replace(&mut seen[topic], true), "topic {topic} of {topics} twice");
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_topics_a_subscriber_gets_its_own_and_all_of_them() {
+        let mut tally = tally(Topology::Topics { topics: 4, subscribers: 2 });
+        (0..4).for_each(|_| drop(tally.publish(0)));
+        assert!(matches!(tally.deliver(0, &payload(1)), Err(Fault::Misrouted { subscriber: 0, .. })));
+        assert!(matches!(tally.deliver(0, &payload(2)), Err(Fault::Missing { expected: 0, sequence: 2, .. })));
+        for sequence in 0..4 {
+            tally.deliver(sequence as usize % 2, &payload(sequence)).unwrap();
+        }
+        assert!(tally.is_settled());
     }
 
     #[test]

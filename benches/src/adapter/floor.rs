@@ -24,7 +24,7 @@ impl Adapter for Floor {
 
     fn upgrade(&self, role: Role<'_>) -> (String, Option<&'static str>) {
         let path = match role {
-            Role::Subscriber(topic) => format!("/subscribe/{topic}"),
+            Role::Subscriber(topics) | Role::Returning(topics) => format!("/subscribe/{}", topics[0]),
             Role::Publisher(topic) => format!("/publish/{topic}"),
         };
         (path, None)
@@ -34,7 +34,10 @@ impl Adapter for Floor {
         websocket::BINARY
     }
 
-    fn open(&self, _role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
+    fn open(&self, _state: &mut (), role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
+        if matches!(role, Role::Returning(_)) {
+            return Err(Fault::NoResume);
+        }
         talk.ready();
         Ok(())
     }

@@ -5,7 +5,14 @@
 //! [`with`](Protocol::with). Walk the frames, do not decode them: what an adapter spends, the generator spends once
 //! for each delivery.
 
+mod centrifuge_json;
+mod centrifuge_protobuf;
 mod floor;
+mod mqtt;
+mod nats;
+mod plain;
+mod pusher;
+mod socketio;
 mod tidegate_bincode;
 mod tidegate_json;
 #[cfg(test)]
@@ -13,7 +20,14 @@ mod transcript;
 
 use std::io;
 
+pub use centrifuge_json::CentrifugeJson;
+pub use centrifuge_protobuf::CentrifugeProtobuf;
 pub use floor::Floor;
+pub use mqtt::Mqtt;
+pub use nats::Nats;
+pub use plain::{Plain, PlainTopics};
+pub use pusher::Pusher;
+pub use socketio::SocketIo;
 pub use tidegate_bincode::TidegateBincode;
 pub use tidegate_json::TidegateJson;
 
@@ -21,7 +35,8 @@ use crate::{payload::Shape, websocket::Malformed};
 
 /// A server's protocol over WebSocket.
 pub trait Adapter {
-    /// What has to be remembered of a connection between two WebSocket messages.
+    /// What has to be remembered of a connection between two WebSocket messages, and from a connection to the one
+    /// that comes back for it.
     type State: Default;
 
     /// The path and the subprotocol to ask for.
@@ -34,8 +49,8 @@ pub trait Adapter {
     /// server has confirmed.
     ///
     /// # Errors
-    /// Only those that [`Talk`] gives.
-    fn open(&self, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault>;
+    /// Those that [`Talk`] gives, and [`Fault::NoResume`].
+    fn open(&self, state: &mut Self::State, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault>;
 
     /// Appends the WebSocket message that publishes `payload`. Its bytes must hold `payload` as it is: the
     /// generator makes it once and then changes only the stamp.
@@ -51,8 +66,11 @@ pub trait Adapter {
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role<'a> {
-    /// It gets what is published to this topic.
-    Subscriber(&'a str),
+    /// It gets what is published to these topics, or to what these filters match: at least one, in Tidegate's
+    /// syntax, of letters, digits, dots and wildcards.
+    Subscriber(&'a [String]),
+    /// The same, but it was connected before, and gets what it missed since. Its state is what it had then.
+    Returning(&'a [String]),
     /// It publishes to this topic, and gets nothing.
     Publisher(&'a str),
 }
@@ -129,6 +147,9 @@ pub enum Fault {
         /// What came.
         sequence: u64,
     },
+    /// The protocol, or this adapter of it, cannot come back for what it missed.
+    #[error("there is no resume in this protocol")]
+    NoResume,
     /// The server refused something, or told of a loss.
     #[error("the server said: {0}")]
     Told(String),
@@ -166,6 +187,24 @@ pub enum Protocol {
     TidegateJson,
     /// Subprotocol `tidegate.v1.bincode`.
     TidegateBincode,
+    /// Bare payloads; the path names the topic: `floor`'s protocol, in text messages.
+    Plain,
+    /// Bare payloads to subscribers; messages name the topics.
+    PlainTopics,
+    /// As `plain`, with nchan's buffers to come back for.
+    Nchan,
+    /// Centrifugo's JSON.
+    CentrifugeJson,
+    /// Centrifugo's Protobuf.
+    CentrifugeProtobuf,
+    /// NATS over WebSocket.
+    Nats,
+    /// MQTT 3.1.1 over WebSocket, QoS 0.
+    Mqtt,
+    /// Socket.IO 4.
+    Socketio,
+    /// Pusher's channels.
+    Pusher,
     /// The server `floor` of this crate.
     Floor,
 }
@@ -186,7 +225,44 @@ impl Protocol {
         match self {
             Self::TidegateJson => visit.visit(TidegateJson::new(shape)),
             Self::TidegateBincode => visit.visit(TidegateBincode),
+            Self::Plain => visit.visit(Plain::live()),
+            Self::PlainTopics => visit.visit(PlainTopics),
+            Self::Nchan => visit.visit(Plain::nchan()),
+            Self::CentrifugeJson => visit.visit(CentrifugeJson::new(shape)),
+            Self::CentrifugeProtobuf => visit.visit(CentrifugeProtobuf),
+            Self::Nats => visit.visit(Nats),
+            Self::Mqtt => visit.visit(Mqtt),
+            Self::Socketio => visit.visit(SocketIo),
+            Self::Pusher => visit.visit(Pusher::new(shape)),
             Self::Floor => visit.visit(Floor::new(shape)),
         }
     }
 }
+
+/// Hands `message`, behind what `unread` kept of the last, to `take` until that finds nothing whole any more, and keeps
+/// the rest. `take` returns how many bytes it took. Copies only where the server cut something.
+#[inline]
+fn reassemble(
+    unread: &mut Vec<u8>,
+    message: &[u8],
+    mut take: impl FnMut(&[u8]) -> Result<Option<usize>, Fault>,
+) -> Result<(), Fault> {
+    if unread.is_empty() {
+        let mut taken = 0;
+        while taken < message.len() {
+            let Some(length) = take(&message[taken..])? else { break };
+            taken += length;
+        }
+        unread.extend_from_slice(&message[taken..]);
+        return Ok(());
+    }
+    unread.extend_from_slice(message);
+    if unread.len() > MAX_UNREAD {
+        return Err(Malformed("a message that does not end").into());
+    }
+    let whole = std::mem::take(unread);
+    reassemble(unread, &whole, take)
+}
+
+/// Bytes of an unfinished message that are kept at most.
+const MAX_UNREAD: usize = 4 << 20;

@@ -2,8 +2,8 @@
 
 use tidegate_protocol::{
     Codec, Filter, Payload, Topic,
-    frame::{ClientFrame, Publish, ServerFrame, Subscribe},
-    position::From,
+    frame::{AckResult, ClientFrame, Publish, ServerFrame, Subscribe},
+    position::{From, Position},
 };
 
 use super::{Adapter, Fault, Role, Talk};
@@ -16,8 +16,33 @@ pub struct TidegateBincode;
 /// The tag of a `message` frame (`docs/protocol.md`).
 const MESSAGE: u8 = 19;
 
+/// What is remembered of a connection.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Confirmations that are due until it is ready.
+    due: usize,
+    /// Those of the last ack.
+    positions: Vec<Position>,
+}
+
+impl State {
+    fn confirmed(&mut self, ack: Option<AckResult>, talk: &mut impl Talk) {
+        if let Some(AckResult::Subscribed(subscribed)) = ack {
+            self.positions = subscribed
+                .positions
+                .into_iter()
+                .map(|start| Position { stream: start.stream, epoch: start.epoch, offset: start.offset })
+                .collect();
+        }
+        self.due = self.due.saturating_sub(1);
+        if self.due == 0 {
+            talk.ready();
+        }
+    }
+}
+
 impl Adapter for TidegateBincode {
-    type State = ();
+    type State = State;
 
     fn upgrade(&self, _role: Role<'_>) -> (String, Option<&'static str>) {
         ("/ws".into(), Some(Codec::Bincode.subprotocol()))
@@ -27,24 +52,37 @@ impl Adapter for TidegateBincode {
         websocket::BINARY
     }
 
-    fn open(&self, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
-        let frame = match role {
-            Role::Subscriber(topic) => ClientFrame::Subscribe(Subscribe {
-                id: 1,
-                filter: Filter::parse(topic).map_err(|error| Fault::Told(error.to_string()))?,
-                from: From::Live,
-                overflow: None,
-                limit: None,
-                limit_bytes: None,
-                credit: None,
-                echo: true,
-            }),
+    fn open(&self, state: &mut State, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
+        let (filters, from) = match role {
+            Role::Subscriber(filters) => (filters, From::Live),
+            Role::Returning(filters) => (filters, From::Positions(state.positions.clone())),
             // Ready only with the pong: an upgraded socket may still be refused.
-            Role::Publisher(_) => ClientFrame::Ping { id: 1 },
+            Role::Publisher(_) => {
+                let mut bytes = Vec::new();
+                Codec::Bincode.encode_client(&ClientFrame::Ping { id: 1 }, &mut bytes);
+                talk.send(&bytes);
+                (&[][..], From::Live)
+            }
         };
-        let mut bytes = Vec::new();
-        Codec::Bincode.encode_client(&frame, &mut bytes);
-        talk.send(&bytes);
+        state.due = filters.len().max(1);
+        // Below the broker's bound on a message.
+        for (chunk, filters) in filters.chunks(100).enumerate() {
+            let mut bytes = Vec::new();
+            for (index, filter) in filters.iter().enumerate() {
+                let frame = ClientFrame::Subscribe(Subscribe {
+                    id: (chunk * 100 + index + 1) as u64,
+                    filter: Filter::parse(filter).map_err(|error| Fault::Told(error.to_string()))?,
+                    from: from.clone(),
+                    overflow: None,
+                    limit: None,
+                    limit_bytes: None,
+                    credit: None,
+                    echo: true,
+                });
+                Codec::Bincode.encode_client(&frame, &mut bytes);
+            }
+            talk.send(&bytes);
+        }
         Ok(())
     }
 
@@ -63,7 +101,7 @@ impl Adapter for TidegateBincode {
     }
 
     #[inline]
-    fn receive(&self, _state: &mut (), message: &[u8], talk: &mut impl Talk) -> Result<(), Fault> {
+    fn receive(&self, state: &mut State, message: &[u8], talk: &mut impl Talk) -> Result<(), Fault> {
         let mut walk = Walk(message);
         while let Some(&tag) = walk.0.first() {
             if tag == MESSAGE {
@@ -73,7 +111,8 @@ impl Adapter for TidegateBincode {
             // Control frames are rare enough for the whole decoder.
             let (frame, length) = tidegate_protocol::codec::bincode::decode_server(walk.0);
             match frame.map_err(|error| Fault::Told(format!("unreadable: {error}")))? {
-                ServerFrame::Ack { .. } | ServerFrame::Pong { .. } => talk.ready(),
+                ServerFrame::Ack { result, .. } => state.confirmed(Some(result), talk),
+                ServerFrame::Pong { .. } => state.confirmed(None, talk),
                 ServerFrame::Mark(_) => {}
                 other => return Err(Fault::Told(format!("{other:?}"))),
             }
@@ -152,7 +191,7 @@ mod tests {
     fn the_walk_finds_what_the_codec_wrote() {
         let mut transcript = Transcript::default();
         let expected = transcript.messages(Codec::Bincode);
-        TidegateBincode.receive(&mut (), &transcript.bytes, &mut transcript.talk).unwrap();
+        TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk).unwrap();
         assert_eq!(transcript.talk.delivered, expected);
         assert_eq!(transcript.talk.ready, 1);
     }
@@ -160,7 +199,7 @@ mod tests {
     #[test]
     fn a_gap_or_an_error_ends_the_run() {
         for bytes in Transcript::refusals(Codec::Bincode) {
-            let fault = TidegateBincode.receive(&mut (), &bytes, &mut Transcript::default().talk);
+            let fault = TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &bytes, &mut Transcript::default().talk);
             assert!(matches!(fault, Err(Fault::Told(_))), "{fault:?}");
         }
     }
@@ -173,7 +212,7 @@ mod tests {
         for cut in 1..first {
             let talk = &mut Transcript::default().talk;
             assert!(
-                TidegateBincode.receive(&mut (), &transcript.bytes[..cut], talk).is_err(),
+                TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &transcript.bytes[..cut], talk).is_err(),
                 "cut at {cut}"
             );
         }

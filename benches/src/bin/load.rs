@@ -8,7 +8,7 @@ use tidegate_benches::{
     load::{Load, Pace, Plan, Spent, Until},
     payload::{MAX_FLOWS, Shape},
     process,
-    report::{Connections, Report},
+    report::{Comeback, Connections, Report},
     tally::Topology,
 };
 
@@ -61,11 +61,39 @@ enum Scenario {
         /// Subscribers beside the others that never read.
         #[arg(long, default_value_t = 0)]
         stalled: usize,
+        /// Before the warm-up, as fast as it goes, so many bytes of payload to each subscriber: what those that never
+        /// read have waiting.
+        #[arg(long, default_value_t = 0)]
+        flood: u64,
         /// Deliveries a second, in place of window and burst; measures latency.
         #[arg(long)]
         rate: Option<f64>,
         #[command(flatten)]
         length: Length,
+    },
+    /// One publisher whose messages go round over many topics, each with one subscriber.
+    Topics {
+        #[arg(long, default_value_t = 100_000)]
+        topics: usize,
+        /// How many share the topics among them; a divisor of their number.
+        #[arg(long, default_value_t = 1000)]
+        subscribers: usize,
+        /// They subscribe by filters with a wildcard, as many as there are topics.
+        #[arg(long)]
+        wildcards: bool,
+        #[command(flatten)]
+        length: Length,
+    },
+    /// Subscribers that are all cut at once and connect again.
+    Comeback {
+        #[arg(long, default_value_t = 5000)]
+        connections: usize,
+        /// Under way at a time.
+        #[arg(long, default_value_t = 256)]
+        at_once: usize,
+        /// Messages published while they are away, for which they come back with their positions.
+        #[arg(long, default_value_t = 0)]
+        missed: usize,
     },
     /// Publishers and subscribers one to one, each pair with a topic of its own.
     Pairs {
@@ -81,6 +109,9 @@ enum Scenario {
     Idle {
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
+        /// How long they do nothing, in seconds.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
         /// Messages that then go to all of them, one at a time.
         #[arg(long, default_value_t = 0)]
         messages: u64,
@@ -105,6 +136,11 @@ struct Length {
     #[arg(long, default_value_t = 100_000_000)]
     deliveries: u64,
 }
+
+/// What a topic's number has digits for.
+const MAX_TOPICS: usize = 1_000_000;
+/// How a flood is published: enough at a time to be fast, not so much that a queue of the healthy overflows.
+const FLOOD: Pace = Pace::Window { window: 32, burst: 16 };
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -138,10 +174,21 @@ fn run(options: &Options) -> Result<Report, Fault> {
     }
     let files = process::raise_open_files()?;
     let (topology, pace, stalled) = match options.scenario {
-        Scenario::FanOut { subscribers, publishers, stalled, rate, ref length } => {
+        Scenario::FanOut { subscribers, publishers, stalled, rate, ref length, .. } => {
             (Topology::FanOut { subscribers, publishers }, length.pace(rate), stalled)
         }
         Scenario::Pairs { pairs, rate, ref length } => (Topology::Pairs(pairs), length.pace(rate), 0),
+        Scenario::Topics { topics, subscribers, ref length, .. } => {
+            if subscribers == 0 || !topics.is_multiple_of(subscribers) || topics > MAX_TOPICS {
+                return Err(wrong("at most 1,000,000 topics, as many for each subscriber"));
+            }
+            (Topology::Topics { topics, subscribers }, length.pace(None), 0)
+        }
+        Scenario::Comeback { connections, missed, .. } => {
+            let topology = Topology::FanOut { subscribers: connections, publishers: 1 };
+            let window = missed.max(1);
+            (topology, Pace::Window { window, burst: 1 }, 0)
+        }
         Scenario::Idle { connections, .. } => {
             let topology = Topology::FanOut { subscribers: connections, publishers: 1 };
             (topology, Pace::Window { window: 1, burst: 1 }, 0)
@@ -164,6 +211,7 @@ fn run(options: &Options) -> Result<Report, Fault> {
         topic: common.topic.clone(),
         shape: shape.clone(),
         pace,
+        wildcards: matches!(options.scenario, Scenario::Topics { wildcards: true, .. }),
         stalled,
         stall_timeout: Duration::try_from_secs_f64(common.stall_timeout)
             .map_err(|error| wrong(&error.to_string()))?,
@@ -197,23 +245,59 @@ impl Visit for Run<'_> {
         let (scenario, adapter_name) = (self.scenario(), self.adapter_name());
         let server_is_known = !self.plan.pids.is_empty();
         match self.options.scenario {
-            Scenario::FanOut { ref length, .. } | Scenario::Pairs { ref length, .. } => {
+            Scenario::FanOut { ref length, .. }
+            | Scenario::Pairs { ref length, .. }
+            | Scenario::Topics { ref length, .. } => {
+                let subscribers = self.plan.topology.subscribers() as u64;
+                let size = self.plan.shape.size() as u64;
                 let mut load = Load::connect(adapter, self.plan)?;
+                if let Scenario::FanOut { flood: flood @ 1.., .. } = self.options.scenario {
+                    let deliveries = flood.div_ceil(size) * subscribers;
+                    load.phase_at(FLOOD, Until { elapsed: Duration::MAX, deliveries })?;
+                }
                 load.phase(length.warm_up())?;
                 let measured = load.phase(length.measure())?;
                 Ok(Report::of(scenario, adapter_name, &measured, server_is_known))
             }
-            Scenario::Idle { connections, messages } => {
+            Scenario::Comeback { connections: count, at_once, missed } => {
+                let pids = self.plan.pids.clone();
+                let mut load = Load::connect(adapter, self.plan)?;
+                let before = process::Usage::of_all(&pids)?;
+                load.cut()?;
+                load.publish_missed(missed)?;
+                let ready = load.reconnect(at_once, missed > 0)?;
+                let whole = load.settle()?;
+                let spent = Spent::between(before, process::Usage::of_all(&pids)?);
+                // They are there again: what is published now reaches every one of them.
+                load.phase(Until { elapsed: Duration::MAX, deliveries: 10 * count as u64 })?;
+                let ms = |time: Duration| time.as_secs_f64() * 1e3;
+                let all = ready.last().copied().unwrap_or_default();
+                let comeback = Comeback {
+                    count,
+                    at_once,
+                    missed,
+                    most_ms: ms(ready[(count * 99).div_ceil(100) - 1]),
+                    all_ms: ms(all),
+                    whole_ms: ms(all + whole),
+                    cpu_us: spent.cpu_ns as f64 / 1e3 / count as f64,
+                };
+                let comeback = server_is_known.then_some(comeback);
+                Ok(Report { scenario, adapter: adapter_name, comeback, ..Report::default() })
+            }
+            Scenario::Idle { connections, seconds, messages } => {
                 let before = process::Usage::of_all(&self.plan.pids)?.rss_bytes;
                 let each = |spent: Spent| spent.rss_bytes.saturating_sub(before) as f64 / connections as f64;
                 let mut load = Load::connect(adapter, self.plan)?;
                 load.linger(Duration::from_millis(500))?;
                 let spent = load.spent_on_connecting()?;
+                load.linger(Duration::from_secs_f64(seconds))?;
+                let idle_ns = load.spent_on_connecting()?.cpu_ns.saturating_sub(spent.cpu_ns);
                 let mut report = Report { scenario, adapter: adapter_name, ..Report::default() };
                 let mut costs = Connections {
                     count: connections,
                     connect_cpu_us: spent.cpu_ns as f64 / 1e3 / connections as f64,
                     rss_bytes: each(spent),
+                    idle_cpu_us: idle_ns as f64 / 1e3 / connections as f64 / seconds.max(1e-3),
                     rss_bytes_after_traffic: None,
                 };
                 if messages > 0 {
@@ -240,6 +324,13 @@ impl Run<'_> {
         let size = self.options.common.payload;
         let who = match (topology, &self.options.scenario) {
             (_, Scenario::Idle { connections, .. }) => return format!("{connections} idle subscribers"),
+            (_, Scenario::Comeback { connections, missed, .. }) => {
+                return format!("{connections} subscribers come back for {missed} messages");
+            }
+            (Topology::Topics { topics, subscribers }, _) => {
+                let filters = if self.plan.wildcards { "filters with a wildcard" } else { "topics" };
+                format!("1 to {topics} {filters} of {subscribers} subscribers")
+            }
             (Topology::FanOut { subscribers, publishers }, _) => {
                 format!("{publishers} to {subscribers}, {stalled} stalled")
             }

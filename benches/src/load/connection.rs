@@ -35,16 +35,21 @@ pub struct Connection<S> {
     pub blocked: bool,
 }
 
-impl<S: Default> Connection<S> {
+impl<S> Connection<S> {
     /// Connects and asks for the upgrade.
-    pub fn connect(address: SocketAddr, path: &str, subprotocol: Option<&str>) -> io::Result<Self> {
+    pub fn connect(
+        address: SocketAddr,
+        path: &str,
+        subprotocol: Option<&str>,
+        state: S,
+    ) -> io::Result<Self> {
         let mut socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.write_all(websocket::upgrade_request(&address.to_string(), path, subprotocol).as_bytes())?;
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
-            state: S::default(),
+            state,
             stage: Stage::Upgrading,
             unread: Vec::new(),
             fragments: Vec::new(),

@@ -7,7 +7,8 @@
 mod connection;
 
 use std::{
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -19,11 +20,11 @@ use crate::{
     payload::{Shape, Stamp},
     poll::{Interest, Poll, Ready},
     process::Usage,
-    tally::{Tally, Topology},
+    tally::{Round, Tally, Topology},
     websocket,
 };
 
-/// Connections on their way at once: below every listen backlog, so that no SYN is dropped and sent again a second
+/// Connections on their way at once, but in a storm: below every listen backlog, so that no SYN is dropped and sent again a second
 /// later.
 const CONNECTING: usize = 64;
 /// One read takes at most this much, in bytes. The largest frame must fit.
@@ -40,12 +41,15 @@ pub struct Plan {
     pub pids: Vec<u32>,
     /// Who gets what.
     pub topology: Topology,
-    /// The topic; with [`Topology::Pairs`] what all topics begin with.
+    /// The topic, of two tokens; with other topologies than a fan-out what all topics begin with.
     pub topic: String,
     /// What is published.
     pub shape: Shape,
-    /// How fast.
+    /// How fast: in every phase, where [`Load::phase_at`] is not told otherwise.
     pub pace: Pace,
+    /// With [`Topology::Topics`]: subscribers name their topics by filters with a wildcard, half of them in the
+    /// first token, half in the second.
+    pub wildcards: bool,
     /// Subscribers beside the others that never read.
     pub stalled: usize,
     /// A run is void when nothing arrives for so long.
@@ -90,6 +94,8 @@ pub struct Measured {
     pub deliveries: u64,
     /// Bytes received by all subscribers together: what TCP carries, with WebSocket's headers, without TCP's.
     pub bytes: u64,
+    /// Reads that brought them: what the server wrote at a time, as far as the reader kept up.
+    pub reads: u64,
     /// What the server spent.
     pub server: Spent,
     /// What this process spent.
@@ -134,6 +140,12 @@ pub struct Load<A: Adapter> {
     publishing: Vec<Template>,
     tally: Tally,
     bytes: u64,
+    reads: u64,
+    round: Option<Round>,
+    /// Subscribers that connect now were here before.
+    returning: bool,
+    /// When each of the connections under way became ready.
+    became_ready: Vec<Instant>,
     /// When each message that is out was due, a ring for each flow; and what came of it. At [`Pace::Rate`] only.
     due: Vec<Box<[Instant]>>,
     latency: Option<Histogram<u64>>,
@@ -143,10 +155,21 @@ pub struct Load<A: Adapter> {
 /// The frame a publisher writes, again and again with another stamp.
 struct Template {
     frame: Vec<u8>,
-    /// Where its digits stand, and what they are masked with.
-    digits: usize,
-    mask: [u8; 16],
+    stamp: Field<16>,
+    /// The number of the topic, where messages go round.
+    topic: Option<Field<TOPIC_DIGITS>>,
 }
+
+/// Digits that change from message to message.
+struct Field<const N: usize> {
+    /// Where they stand in the frame.
+    at: usize,
+    /// What they are masked with.
+    mask: [u8; N],
+}
+
+/// Digits of a topic's number.
+const TOPIC_DIGITS: usize = 6;
 
 impl<A: Adapter> Load<A> {
     /// Connects everybody and waits until all are ready.
@@ -167,6 +190,10 @@ impl<A: Adapter> Load<A> {
             publishing: (0..flows).map(|flow| Template::new(&adapter, &plan, flow)).collect(),
             tally: Tally::new(plan.topology, plan.shape.clone(), window),
             bytes: 0,
+            reads: 0,
+            round: plan.topology.round(),
+            returning: false,
+            became_ready: Vec::new(),
             due: match plan.pace {
                 Pace::Rate(_) => vec![vec![Instant::now(); window].into(); flows],
                 Pace::Window { .. } => Vec::new(),
@@ -190,7 +217,15 @@ impl<A: Adapter> Load<A> {
     /// # Errors
     /// Where the run is void.
     pub fn phase(&mut self, until: Until) -> Result<Measured, Fault> {
-        self.latency = match self.plan.pace {
+        self.phase_at(self.plan.pace, until)
+    }
+
+    /// As [`Load::phase`], at another pace than the plan's: with no more messages out than the plan allows.
+    ///
+    /// # Errors
+    /// Where the run is void.
+    pub fn phase_at(&mut self, pace: Pace, until: Until) -> Result<Measured, Fault> {
+        self.latency = match pace {
             // Up to a minute, a thousandth part exact. With bounds, so that recording never allocates.
             Pace::Rate(_) => Some(
                 Histogram::new_with_bounds(1, 60_000_000_000, 3)
@@ -198,15 +233,16 @@ impl<A: Adapter> Load<A> {
             ),
             Pace::Window { .. } => None,
         };
-        let (deliveries, bytes) = (self.tally.deliveries(), self.bytes);
+        let (deliveries, bytes, reads) = (self.tally.deliveries(), self.bytes, self.reads);
         let server = Usage::of_all(&self.plan.pids)?;
         let generator = Usage::of(std::process::id())?;
         let start = Instant::now();
-        let end = self.publish_until(start, until)?;
+        let end = self.publish_until(pace, start, until)?;
         let measured = Measured {
             elapsed: end - start,
             deliveries: self.tally.deliveries() - deliveries,
             bytes: self.bytes - bytes,
+            reads: self.reads - reads,
             server: Spent::between(server, Usage::of_all(&self.plan.pids)?),
             generator: Spent::between(generator, Usage::of(std::process::id())?),
             latency: self.latency.take(),
@@ -230,27 +266,72 @@ impl<A: Adapter> Load<A> {
         }
     }
 
-    fn connect_all(&mut self) -> Result<(), Fault> {
-        let (subscribers, flows) = (self.plan.topology.subscribers(), self.plan.topology.flows());
-        let wanted = subscribers + flows + self.plan.stalled;
-        let mut ready = 0;
-        let mut progress = Instant::now();
-        while ready < wanted {
-            while self.connections.len() < wanted.min(ready + CONNECTING) {
-                self.connect_one()?;
-            }
-            self.turn(Some(self.plan.stall_timeout))?;
-            let now_ready =
-                ready + self.connections[ready..].iter().take_while(|c| c.stage == Stage::Ready).count();
-            let now = Instant::now();
-            if now_ready > ready {
-                progress = now;
-            } else if now - progress >= self.plan.stall_timeout {
-                return Err(Fault::NotReady { ready, wanted });
-            }
-            ready = now_ready;
+    /// Connects all subscribers again after [`Load::cut`], `at_once` under way at a time; where they are
+    /// `returning`, for what they missed. Returns how long each took until it was ready, shortest first.
+    ///
+    /// # Errors
+    /// As [`Load::connect`], and [`Fault::NoResume`].
+    pub fn reconnect(&mut self, at_once: usize, returning: bool) -> Result<Vec<Duration>, Fault> {
+        self.returning = returning;
+        let start = Instant::now();
+        let mut ready = self.connect_range(0..self.plan.topology.subscribers(), at_once)?;
+        ready.sort_unstable();
+        Ok(ready.into_iter().map(|ready| ready - start).collect())
+    }
+
+    /// Cuts all subscribers at once.
+    ///
+    /// # Errors
+    /// Where a socket is not there any more.
+    pub fn cut(&mut self) -> Result<(), Fault> {
+        for connection in &self.connections[..self.plan.topology.subscribers()] {
+            self.poll.remove(&connection.socket)?;
+            // Fails only where the server was faster.
+            let _ = connection.socket.shutdown(Shutdown::Both);
         }
-        for stalled in &self.connections[subscribers + flows..] {
+        Ok(())
+    }
+
+    /// Publishes `count` messages of each flow for which nobody is there.
+    ///
+    /// # Errors
+    /// Where the socket to the server fails.
+    pub fn publish_missed(&mut self, count: usize) -> Result<(), Fault> {
+        for flow in 0..self.plan.topology.flows() {
+            let publisher = self.plan.topology.subscribers() + flow;
+            for _ in 0..count {
+                self.enter(flow, publisher);
+            }
+            self.flush(publisher)?;
+        }
+        // Long enough for the server to have read them; whatever is late is delivered live, and judged the same.
+        self.linger(Duration::from_millis(300))
+    }
+
+    /// Reads until every subscriber has everything, and returns how long that took.
+    ///
+    /// # Errors
+    /// Where the run is void.
+    pub fn settle(&mut self) -> Result<Duration, Fault> {
+        let start = Instant::now();
+        let mut progress = (start, self.tally.deliveries());
+        while !self.tally.is_settled() {
+            self.turn(Some(self.plan.stall_timeout))?;
+            let (now, deliveries) = (Instant::now(), self.tally.deliveries());
+            if deliveries > progress.1 {
+                progress = (now, deliveries);
+            } else if now - progress.0 >= self.plan.stall_timeout {
+                let out = (0..self.plan.topology.flows()).map(|flow| self.tally.out(flow)).sum();
+                return Err(Fault::Stalled { deliveries, out });
+            }
+        }
+        Ok(start.elapsed())
+    }
+
+    fn connect_all(&mut self) -> Result<(), Fault> {
+        let live = self.plan.topology.subscribers() + self.plan.topology.flows();
+        self.connect_range(0..live + self.plan.stalled, CONNECTING)?;
+        for stalled in &self.connections[live..] {
             self.poll.remove(&stalled.socket)?;
             // So that it is the server that has to cope with what is not read, and not this end's kernel.
             rustix::net::sockopt::set_socket_recv_buffer_size(&stalled.socket, 4096)
@@ -259,30 +340,64 @@ impl<A: Adapter> Load<A> {
         Ok(())
     }
 
-    fn connect_one(&mut self) -> Result<(), Fault> {
-        let token = self.connections.len();
-        let topic = topic_of(&self.plan, token);
-        let (path, subprotocol) = self.adapter.upgrade(role_of(&self.plan, token, &topic));
-        let connection = Connection::connect(self.plan.address, &path, subprotocol)?;
+    /// Connects these and waits until all are ready. Returns when each was.
+    fn connect_range(&mut self, tokens: Range<usize>, at_once: usize) -> Result<Vec<Instant>, Fault> {
+        let wanted = tokens.len();
+        self.became_ready = Vec::with_capacity(wanted);
+        let mut started = 0;
+        let mut progress = Instant::now();
+        loop {
+            let ready = self.became_ready.len();
+            if ready == wanted {
+                return Ok(std::mem::take(&mut self.became_ready));
+            }
+            while started < wanted.min(ready + at_once) {
+                self.connect_one(tokens.start + started)?;
+                started += 1;
+            }
+            self.turn(Some(self.plan.stall_timeout))?;
+            let now = Instant::now();
+            if self.became_ready.len() > ready {
+                progress = now;
+            } else if now - progress >= self.plan.stall_timeout {
+                return Err(Fault::NotReady { ready, wanted });
+            }
+        }
+    }
+
+    fn connect_one(&mut self, token: usize) -> Result<(), Fault> {
+        let (mut state, mut topics) = (A::State::default(), Vec::new());
+        if let Some(before) = self.connections.get_mut(token) {
+            state = std::mem::take(&mut before.state);
+        }
+        let role = role_of(&self.plan, token, self.returning, &mut topics);
+        let (path, subprotocol) = self.adapter.upgrade(role);
+        let connection = Connection::connect(self.plan.address, &path, subprotocol, state)?;
         self.poll.add(&connection.socket, token, Interest::Read)?;
-        self.connections.push(connection);
+        match self.connections.get_mut(token) {
+            Some(before) => *before = connection,
+            None => self.connections.push(connection),
+        }
         Ok(())
     }
 
     /// Returns when the last delivery came.
-    fn publish_until(&mut self, start: Instant, until: Until) -> Result<Instant, Fault> {
+    fn publish_until(&mut self, pace: Pace, start: Instant, until: Until) -> Result<Instant, Fault> {
         let flows = self.plan.topology.flows();
         let first = self.tally.deliveries();
-        let mut schedule = match self.plan.pace {
+        let mut schedule = match pace {
             Pace::Rate(deliveries) => {
-                let fan_out = self.plan.topology.subscribers() as f64 / flows as f64;
+                let fan_out = match self.plan.topology {
+                    Topology::FanOut { subscribers, .. } => subscribers as f64,
+                    Topology::Pairs(_) | Topology::Topics { .. } => 1.0,
+                };
                 Some(Schedule { start, period: Duration::from_secs_f64(fan_out / deliveries), next: 0 })
             }
             Pace::Window { .. } => None,
         };
         if schedule.is_none() {
             for flow in 0..flows {
-                self.top_up(flow)?;
+                self.top_up(pace, flow)?;
             }
         }
         let mut progress = (start, first);
@@ -312,20 +427,19 @@ impl<A: Adapter> Load<A> {
             }
             while let Some(flow) = self.tally.take_moved() {
                 if publishing {
-                    self.top_up(flow)?;
+                    self.top_up(pace, flow)?;
                 }
             }
         }
     }
 
     /// Fills the window of a flow, in whole bursts.
-    fn top_up(&mut self, flow: usize) -> Result<(), Fault> {
-        let Pace::Window { window, burst } = self.plan.pace else { return Ok(()) };
+    fn top_up(&mut self, pace: Pace, flow: usize) -> Result<(), Fault> {
+        let Pace::Window { window, burst } = pace else { return Ok(()) };
         while self.tally.out(flow) + burst <= window {
             let publisher = self.plan.topology.subscribers() + flow;
             for _ in 0..burst {
-                let stamp = self.tally.publish(flow);
-                self.publishing[flow].write(stamp, &mut self.connections[publisher].unsent);
+                self.enter(flow, publisher);
             }
             self.flush(publisher)?;
         }
@@ -337,10 +451,17 @@ impl<A: Adapter> Load<A> {
             return Err(Fault::Stalled { deliveries: self.tally.deliveries(), out: MAX_OUT_AT_RATE });
         }
         let publisher = self.plan.topology.subscribers() + flow;
-        let stamp = self.tally.publish(flow);
+        let stamp = self.enter(flow, publisher);
         self.due[flow][stamp.sequence as usize % MAX_OUT_AT_RATE] = due;
-        self.publishing[flow].write(stamp, &mut self.connections[publisher].unsent);
         self.flush(publisher)
+    }
+
+    /// Enters the next message of a flow as published, and writes it to its connection's buffer.
+    fn enter(&mut self, flow: usize, publisher: usize) -> Stamp {
+        let stamp = self.tally.publish(flow);
+        let topic = self.round.map_or(0, |round| round.topic(stamp.sequence));
+        self.publishing[flow].write(stamp, topic, &mut self.connections[publisher].unsent);
+        stamp
     }
 
     /// Waits once, and reads and writes what is ready.
@@ -364,9 +485,10 @@ impl<A: Adapter> Load<A> {
         let Some((filled, received)) = connection.receive(&mut self.scratch)? else { return Ok(()) };
         if token < self.plan.topology.subscribers() {
             self.bytes += received as u64;
+            self.reads += 1;
         }
         let mut rest = &self.scratch[..filled];
-        let topic;
+        let mut topics = Vec::new();
         let mut talk = Conversation {
             subscriber: token,
             opcode: self.adapter.opcode(),
@@ -384,8 +506,8 @@ impl<A: Adapter> Load<A> {
             };
             rest = after_head;
             connection.stage = Stage::Opening;
-            topic = topic_of(&self.plan, token);
-            self.adapter.open(role_of(&self.plan, token, &topic), &mut talk)?;
+            let role = role_of(&self.plan, token, self.returning, &mut topics);
+            self.adapter.open(&mut connection.state, role, &mut talk)?;
         }
         while let Some(header) = websocket::Header::read(rest)? {
             let Some((frame, after)) = rest.split_at_checked(header.total()) else { break };
@@ -407,8 +529,9 @@ impl<A: Adapter> Load<A> {
                 _ => {}
             }
         }
-        if talk.is_ready {
+        if talk.is_ready && connection.stage != Stage::Ready {
             connection.stage = Stage::Ready;
+            self.became_ready.push(Instant::now());
         }
         connection.unread.extend_from_slice(rest);
         if connection.unsent.is_empty() { Ok(()) } else { self.flush(token) }
@@ -427,21 +550,42 @@ impl<A: Adapter> Load<A> {
     }
 }
 
-/// The topic of a connection.
-fn topic_of(plan: &Plan, token: usize) -> String {
+/// The topic a flow publishes to. Where messages go round, with a number that is yet to be filled in.
+fn topic_of(plan: &Plan, flow: usize) -> String {
     match plan.topology {
         Topology::FanOut { .. } => plan.topic.clone(),
-        Topology::Pairs(pairs) => format!("{}.{}", plan.topic, token % pairs),
+        Topology::Pairs(_) => format!("{}.{flow}", plan.topic),
+        Topology::Topics { .. } => format!("{}.{}", plan.topic, numbered(0)),
     }
 }
 
-fn role_of<'a>(plan: &Plan, token: usize, topic: &'a str) -> Role<'a> {
+/// The last token of a topic among many. A letter first, so that it is never taken for a payload's digits.
+fn numbered(topic: usize) -> String {
+    format!("t{topic:0TOPIC_DIGITS$}")
+}
+
+/// What a connection is for. `topics` holds the names.
+fn role_of<'a>(plan: &Plan, token: usize, returning: bool, topics: &'a mut Vec<String>) -> Role<'a> {
     let subscribers = plan.topology.subscribers();
-    if (subscribers..subscribers + plan.topology.flows()).contains(&token) {
-        Role::Publisher(topic)
-    } else {
-        Role::Subscriber(topic)
+    let flows = plan.topology.flows();
+    if (subscribers..subscribers + flows).contains(&token) {
+        topics.push(topic_of(plan, token - subscribers));
+        return Role::Publisher(&topics[0]);
     }
+    let (first, second) = plan.topic.split_once('.').unwrap_or((&plan.topic, ""));
+    match plan.topology {
+        Topology::FanOut { .. } | Topology::Pairs(_) => topics.push(topic_of(plan, token)),
+        Topology::Topics { topics: all, subscribers } => {
+            topics.extend((token..all).step_by(subscribers).map(|topic| {
+                match (plan.wildcards, topic / subscribers % 2) {
+                    (false, _) => format!("{}.{}", plan.topic, numbered(topic)),
+                    (true, 0) => format!("*.{second}.{}", numbered(topic)),
+                    (true, _) => format!("{first}.*.{}", numbered(topic)),
+                }
+            }));
+        }
+    }
+    if returning { Role::Returning(topics) } else { Role::Subscriber(topics) }
 }
 
 impl Template {
@@ -451,21 +595,43 @@ impl Template {
         adapter.publish(&topic_of(plan, flow), &payload, &mut message);
         let at =
             memchr::memmem::rfind(&message, &payload).expect("an adapter publishes the payload as it is");
+        let topic = matches!(plan.topology, Topology::Topics { .. })
+            .then(|| memchr::memmem::find(&message[..at], numbered(0).as_bytes()))
+            .flatten();
         let mut frame = Vec::new();
         websocket::write_client(&mut frame, adapter.opcode(), &message);
-        let in_message = at + plan.shape.digits().start;
+        let head = frame.len() - message.len();
         Self {
-            digits: frame.len() - message.len() + in_message,
-            mask: std::array::from_fn(|i| websocket::MASK[(in_message + i) % 4]),
+            stamp: Field::new(head, at + plan.shape.digits().start),
+            topic: topic.map(|at| Field::new(head, at + 1)),
             frame,
         }
     }
 
-    fn write(&mut self, stamp: Stamp, out: &mut Vec<u8>) {
-        let digits = stamp.digits();
-        let masked: [u8; 16] = std::array::from_fn(|i| digits[i] ^ self.mask[i]);
-        self.frame[self.digits..self.digits + masked.len()].copy_from_slice(&masked);
+    fn write(&mut self, stamp: Stamp, topic: usize, out: &mut Vec<u8>) {
+        self.stamp.write(&mut self.frame, stamp.digits());
+        if let Some(field) = &self.topic {
+            let mut rest = topic;
+            let mut digits = [b'0'; TOPIC_DIGITS];
+            for digit in digits.iter_mut().rev() {
+                *digit += (rest % 10) as u8;
+                rest /= 10;
+            }
+            field.write(&mut self.frame, digits);
+        }
         out.extend_from_slice(&self.frame);
+    }
+}
+
+impl<const N: usize> Field<N> {
+    /// At `at` of a message that stands behind `head` bytes.
+    fn new(head: usize, at: usize) -> Self {
+        Self { at: head + at, mask: std::array::from_fn(|i| websocket::MASK[(at + i) % 4]) }
+    }
+
+    fn write(&self, frame: &mut [u8], digits: [u8; N]) {
+        let masked: [u8; N] = std::array::from_fn(|i| digits[i] ^ self.mask[i]);
+        frame[self.at..self.at + N].copy_from_slice(&masked);
     }
 }
 
