@@ -2,7 +2,8 @@
 //!
 //! # How to use and extend
 //!
-//! * `Raw::connect(url, codec).await` opens a connection; `say(text)` and `say_bytes` send one WebSocket message.
+//! * `Raw::connect(url, codec).await` opens a connection, `Raw::over(stream, url, codec).await` one over a socket of
+//!   the test's own making; `say(bytes)` sends one WebSocket message.
 //! * `frame().await` is the next frame the broker sent; a JSON connection's as a `serde_json::Value`.
 //! * `until(op).await` passes over frames of other kinds.
 //! * `closed().await` is the close code the broker ended with.
@@ -17,7 +18,7 @@ use serde_json::Value;
 use tidegate_protocol::{Codec, ServerFrame};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
 };
 
@@ -33,10 +34,16 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(url: &str, codec: Codec) -> Self {
+        let address = url.strip_prefix("ws://").and_then(|rest| rest.split('/').next()).unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap(), url, codec).await
+    }
+
+    /// Over a socket that is connected already.
+    pub async fn over(stream: TcpStream, url: &str, codec: Codec) -> Self {
         let mut request = url.into_client_request().unwrap();
         let subprotocol = HeaderValue::from_static(codec.subprotocol());
         request.headers_mut().insert("Sec-WebSocket-Protocol", subprotocol);
-        let (socket, _) = connect_async(request).await.unwrap();
+        let (socket, _) = client_async(request, MaybeTlsStream::Plain(stream)).await.unwrap();
         Self { socket, codec, lines: VecDeque::new(), frames: VecDeque::new() }
     }
 
