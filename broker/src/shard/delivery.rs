@@ -119,7 +119,7 @@ impl Delivery {
             corked: None,
             scratch: Vec::new(),
             #[cfg(feature = "faults")]
-            faults: super::fault::Faults::default(),
+            faults: super::fault::Faults,
         }
     }
 
