@@ -125,7 +125,8 @@ impl Tally {
     /// A shard answers.
     pub fn add(&self, report: Report) -> Option<Settled> {
         let mut state = self.state.lock();
-        state.waiting -= 1;
+        // The time for it may be over: then none is waited for.
+        state.waiting = state.waiting.saturating_sub(1);
         let sum = &mut state.report;
         sum.matched += report.matched;
         sum.queued += report.queued;
