@@ -181,7 +181,7 @@ impl Hub {
                 tally.inspect(|tally| tally.give_up());
                 if refused[shard].is_none() {
                     refused[shard] = offset;
-                    self.inboxes[shard].refuse();
+                    self.inboxes[shard].refuse(at);
                 }
             }
         });
@@ -253,9 +253,11 @@ impl Ordered {
         self.refused[shard]
     }
 
-    /// `shard` has fanned out everything up to `offset` from the log; where that is the head, its inbox is used again.
-    pub fn caught_up(&mut self, shard: usize, offset: u64) {
+    /// `shard` has fanned out everything up to `offset` from the log; where that is the head, its inbox is used again,
+    /// and what it is refused from then on it may read only behind what waits there. Whether it is.
+    pub fn caught_up(&mut self, shard: usize, offset: u64) -> bool {
         self.refused[shard] = (offset < self.log.head()).then_some(offset + 1);
+        self.refused[shard].is_none()
     }
 
     fn hold(&self) -> Option<u64> {

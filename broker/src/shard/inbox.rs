@@ -35,8 +35,9 @@ pub struct Waiting {
     pub items: VecDeque<Item>,
     /// Bounded by the publish windows of the shard's connections.
     pub settled: Vec<Settled>,
-    /// Whether a stream's push was refused: the shard reads that stream's log.
-    pub refused: bool,
+    /// Streams whose push was refused: the shard reads their logs, behind `items`. One that is refused only after this
+    /// was taken may have newer items waiting, and is not read before those.
+    pub refused: Vec<usize>,
 }
 
 impl Inbox {
@@ -68,9 +69,9 @@ impl Inbox {
         self.put(&mut self.waiting.lock(), wake, |waiting| waiting.settled.push(settled));
     }
 
-    /// Says that a push was refused.
-    pub fn refuse(&self) {
-        self.put(&mut self.waiting.lock(), true, |waiting| waiting.refused = true);
+    /// Says that a push of `stream` was refused, once until it is level again.
+    pub fn refuse(&self, stream: usize) {
+        self.put(&mut self.waiting.lock(), true, |waiting| waiting.refused.push(stream));
     }
 
     /// Swaps what waits for `empty`.
@@ -90,7 +91,7 @@ impl Inbox {
 
     /// One wake for all that gathers until the shard takes it.
     fn put(&self, waiting: &mut Waiting, wake: bool, put: impl FnOnce(&mut Waiting)) {
-        let first = waiting.items.is_empty() && waiting.settled.is_empty() && !waiting.refused;
+        let first = waiting.items.is_empty() && waiting.settled.is_empty() && waiting.refused.is_empty();
         put(waiting);
         if first && wake {
             self.wake.notify_one();

@@ -110,8 +110,8 @@ pub struct Shard {
     marks: Vec<usize>,
     /// Takes every topic that clients may publish to.
     everything: Filter,
-    /// Whether a stream's log holds what the inbox was refused.
-    refused: bool,
+    /// Streams whose logs hold what the inbox was refused, all of whose earlier messages are fanned out.
+    refused: Vec<usize>,
     /// Whether the cursors are to be brought to the streams' heads.
     wants_heads: bool,
     /// When to look at which connection.
@@ -192,7 +192,7 @@ impl Shard {
             marks: Vec::new(),
             wants_heads: false,
             everything: Filter::parse(">").expect("a filter"),
-            refused: false,
+            refused: Vec::new(),
             checks: BinaryHeap::new(),
             tallies: VecDeque::new(),
             next_expiry: now + EXPIRY_INTERVAL,
@@ -264,7 +264,7 @@ impl Shard {
         self.resume_paused();
         self.publish_metrics();
         Ok(busy
-            || self.refused
+            || !self.refused.is_empty()
             || (!self.delivery.dirty.is_empty() && self.next_flush.is_none())
             || !self.reads.is_empty())
     }
@@ -631,9 +631,10 @@ impl Shard {
             items = rest;
         }
         waiting.items.clear();
-        if std::mem::take(&mut waiting.refused) || self.refused {
-            self.refused = self.read_refused();
-        }
+        self.refused.append(&mut waiting.refused);
+        let mut refused = std::mem::take(&mut self.refused);
+        refused.retain(|&at| !self.read_refused(at));
+        self.refused = refused;
         for settled in waiting.settled.drain(..) {
             self.answer(settled);
         }
@@ -642,6 +643,9 @@ impl Shard {
             for (cursor, head) in self.delivery.cursors.iter_mut().zip(heads) {
                 *cursor = (*cursor).max(head);
             }
+        }
+        // A lane may wait for a cursor that is still on its way through a log.
+        if self.refused.is_empty() {
             for at in std::mem::take(&mut self.delivery.settling) {
                 if self.delivery.clients.contains(at as usize) {
                     self.delivery.pump_later(at);
@@ -677,30 +681,32 @@ impl Shard {
         }
     }
 
-    /// The inbox was full: what it was not given is read from the logs, a part in each tick. Whether there is more.
-    fn read_refused(&mut self) -> bool {
+    /// The inbox was full: what it was not given of a stream is read from the log, a part in each tick. Whether that is
+    /// all; what is refused after that waits for what the inbox holds by then.
+    fn read_refused(&mut self, at: usize) -> bool {
         let hub = self.hub.clone();
-        for (at, stream) in hub.streams().iter().enumerate() {
-            for _ in 0..REFUSED_READS {
-                let ordered = stream.lock();
-                let Some(first) = ordered.refused(self.number) else { break };
-                let (after, head) = (first - 1, ordered.log.head());
-                let read = ordered.log.read(after, head, &self.everything, REFUSED_READ);
-                drop(ordered);
-                let (messages, scanned) = match read {
-                    Read::Batch { messages, scanned } => (messages, scanned),
-                    Read::Sealed(segment) => segment.read(after, head, &self.everything, REFUSED_READ),
-                    // What a shard has yet to fan out is held: it cannot be evicted.
-                    Read::Evicted { start } => (Vec::new(), start - 1),
-                };
-                for published in messages {
-                    self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
-                }
-                self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
-                stream.lock().caught_up(self.number, scanned);
+        let stream = &hub.streams()[at];
+        for _ in 0..REFUSED_READS {
+            let ordered = stream.lock();
+            let Some(first) = ordered.refused(self.number) else { return true };
+            let (after, head) = (first - 1, ordered.log.head());
+            let read = ordered.log.read(after, head, &self.everything, REFUSED_READ);
+            drop(ordered);
+            let (messages, scanned) = match read {
+                Read::Batch { messages, scanned } => (messages, scanned),
+                Read::Sealed(segment) => segment.read(after, head, &self.everything, REFUSED_READ),
+                // What a shard has yet to fan out is held: it cannot be evicted.
+                Read::Evicted { start } => (Vec::new(), start - 1),
+            };
+            for published in messages {
+                self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
+            }
+            self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
+            if stream.lock().caught_up(self.number, scanned) {
+                return true;
             }
         }
-        hub.streams().iter().any(|stream| stream.lock().refused(self.number).is_some())
+        false
     }
 
     fn answer(&mut self, settled: Settled) {

@@ -339,8 +339,8 @@ impl Port {
             self.fan_out(burst);
         }
         waiting.items.clear();
-        if std::mem::take(&mut waiting.refused) {
-            self.read_refused();
+        for at in waiting.refused.drain(..) {
+            self.read_refused(at);
         }
         self.waiting = waiting;
         if let Some(heads) = heads {
@@ -370,28 +370,29 @@ impl Port {
         );
     }
 
-    fn read_refused(&mut self) {
+    fn read_refused(&mut self, at: usize) {
         let everything = filter(">");
         let budget = ReadBudget { messages: 1024, bytes: 1 << 20 };
         let hub = self.hub.clone();
-        for (at, stream) in hub.streams().iter().enumerate() {
-            loop {
-                let (read, after, head) = {
-                    let ordered = stream.lock();
-                    let Some(first) = ordered.refused(0) else { break };
-                    let head = ordered.log.head();
-                    (ordered.log.read(first - 1, head, &everything, budget), first - 1, head)
-                };
-                let (messages, scanned) = match read {
-                    Read::Batch { messages, scanned } => (messages, scanned),
-                    Read::Sealed(segment) => segment.read(after, head, &everything, budget),
-                    Read::Evicted { .. } => panic!("what the shard has yet to fan out was evicted"),
-                };
-                for published in messages {
-                    self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
-                }
-                self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
-                stream.lock().caught_up(0, scanned);
+        let stream = &hub.streams()[at];
+        loop {
+            let (read, after, head) = {
+                let ordered = stream.lock();
+                let first = ordered.refused(0).expect("nobody else clears it");
+                let head = ordered.log.head();
+                (ordered.log.read(first - 1, head, &everything, budget), first - 1, head)
+            };
+            let (messages, scanned) = match read {
+                Read::Batch { messages, scanned } => (messages, scanned),
+                Read::Sealed(segment) => segment.read(after, head, &everything, budget),
+                Read::Evicted { .. } => panic!("what the shard has yet to fan out was evicted"),
+            };
+            for published in messages {
+                self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
+            }
+            self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
+            if stream.lock().caught_up(0, scanned) {
+                return;
             }
         }
     }
