@@ -8,6 +8,7 @@ mod seeds;
 
 use std::{
     collections::HashMap,
+    future::IntoFuture,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,7 +21,8 @@ use proxy::Proxy;
 use seeds::for_each_seed;
 use tidegate::{config::Config, server::Server};
 use tidegate_client::{
-    Client, Codec, Epoch, Event, Filter, Gap, GapReason, Message, Options, Overflow, Subscription, Topic,
+    Client, Codec, Epoch, Event, Filter, From, Gap, GapReason, Message, Options, Overflow, Subscription,
+    Topic,
 };
 use tokio::{
     runtime::Runtime,
@@ -78,6 +80,8 @@ fn default_config() -> Config {
     config.server.listen = "127.0.0.1:0".parse().unwrap();
     // Clients come back soon, so that a run has many cuts.
     config.server.reconnect_window = (Duration::ZERO, Duration::ZERO);
+    // The books are held against the broker's all the time.
+    config.websocket.ping_interval = Duration::from_millis(50);
     // However slow the machine is, nothing is let go for its age.
     config.streams.iter_mut().for_each(|stream| stream.max_age = Duration::from_secs(3600));
     config
@@ -206,23 +210,32 @@ fn through_lines_that_are_cut_every_message_comes_once_and_in_order() {
         runtime().block_on(async {
             let proxy = Proxy::start(server.address(), rng.u64(..)).await;
             let publishing = publishers(&proxy.url()).await;
-            let (known, log) = watch::channel(Arc::default());
+            let (known, all) = watch::channel(Arc::default());
 
             let json = connect(&proxy.url(), Codec::Json).await;
             let bincode = connect(&proxy.url(), Codec::Bincode).await;
-            let mut whole = vec![read(json.subscribe("chaos.>").await.unwrap(), log.clone())];
+            let mut whole = vec![read(json.subscribe("chaos.>").await.unwrap(), all.clone())];
             // Subscriptions that overlap, on one connection.
             for filter in ["chaos.>", "chaos.p1.*", "chaos.*.t2", "chaos.p3.t0"] {
                 let subscribe = bincode.subscribe(filter).overflow(Overflow::CatchUp);
-                whole.push(read(subscribe.await.unwrap(), log.clone()));
+                whole.push(read(subscribe.await.unwrap(), all.clone()));
             }
+            // Hung up on whenever it falls behind, it comes back where it was.
+            let hasty = connect(&proxy.url(), Codec::Bincode).await;
+            let subscribe = hasty.subscribe("chaos.p2.>").overflow(Overflow::Disconnect).limit(64).buffer(64);
+            whole.push(read(subscribe.await.unwrap(), all.clone()));
             let dropping = connect(&proxy.url(), Codec::Bincode).await;
             let subscribe =
                 dropping.subscribe("chaos.*.t1").overflow(Overflow::DropOldest).limit(16).buffer(16);
-            let dropped = read(subscribe.await.unwrap(), log.clone());
+            let dropped = read(subscribe.await.unwrap(), all.clone());
 
             proxy.storm(STORM);
-            let log = publish(&publishing, 0..EACH, 8).await;
+            let mut log = publish(&publishing, 0..EACH / 2, 8).await;
+            // Somebody comes late, over a line that may be cut before he is answered.
+            let late = json.subscribe("chaos.p0.*").from(From::Beginning).into_future();
+            let (more, late) = tokio::join!(publish(&publishing, EACH / 2..EACH, 8), late);
+            whole.push(read(late.unwrap(), all.clone()));
+            log.extend(more);
             assert_eq!(log.len(), PUBLISHERS * EACH);
             assert!(log.iter().zip(1..).all(|(&(offset, _), n)| offset == n), "a publish went in twice");
             known.send_replace(Arc::new(log.clone()));
@@ -239,7 +252,7 @@ fn through_lines_that_are_cut_every_message_comes_once_and_in_order() {
             proxy.calm();
 
             check_stats(&publishing);
-            check_stats(&[json, bincode, dropping]);
+            check_stats(&[json, bincode, hasty, dropping]);
             println!("{} cuts, {lost} dropped", proxy.cuts());
             assert!(proxy.cuts() > 50, "{} cuts", proxy.cuts());
         });
