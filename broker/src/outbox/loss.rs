@@ -116,7 +116,7 @@ impl Loss {
     }
 }
 
-/// What is missing before one message: at most one loss for each reason, in the order of their offsets, and none
+/// What is missing before one message: at most one loss for each reason and kind of count, in the order of their offsets, and none
 /// reaches into another. So a client that is cut between two gaps resumes from the first one's `to` and misses nothing
 /// that the second would have told.
 #[derive(Debug, Default)]
@@ -142,12 +142,22 @@ impl Losses {
 }
 
 impl Loss {
+    /// Whether both are told alike. A bound and an exact count are not: the one would make the other a bound.
+    pub fn is_like(&self, other: &Loss) -> bool {
+        self.reason == other.reason && self.is_exact() == other.is_exact()
+    }
+
+    /// Whether the number is known.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.count, Count::Exactly(_))
+    }
+
     fn belongs_with(&self, other: &Loss) -> bool {
         let overlap = match (self.span, other.span) {
             (Some((a, b)), Some((c, d))) => a <= d && c <= b,
             _ => false,
         };
-        self.reason == other.reason || overlap
+        self.is_like(other) || overlap
     }
 }
 

@@ -14,8 +14,8 @@ pub enum Entry {
     Loss(Box<Loss>),
 }
 
-/// Messages count against a lane's bound; losses stand in reserved slots, of which there is at most one for each
-/// reason between two messages.
+/// Messages count against a lane's bound; losses stand in reserved slots, of which there are few between
+/// two messages: neighbours with the same reason are one.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: VecDeque<Entry>,
@@ -46,7 +46,7 @@ impl Queue {
     /// Says that `loss` follows whatever waits.
     pub fn push_loss(&mut self, loss: Loss) {
         match self.entries.back_mut() {
-            Some(Entry::Loss(last)) if last.reason == loss.reason => last.absorb(loss),
+            Some(Entry::Loss(last)) if last.is_like(&loss) => last.absorb(loss),
             _ => self.entries.push_back(Entry::Loss(Box::new(loss))),
         }
     }
@@ -112,7 +112,7 @@ impl Queue {
     }
 
     fn is_overflow(&self, at: usize) -> bool {
-        matches!(self.entries.get(at), Some(Entry::Loss(loss)) if loss.reason == GapReason::Overflow)
+        matches!(self.entries.get(at), Some(Entry::Loss(loss)) if loss.reason == GapReason::Overflow && loss.is_exact())
     }
 
     fn absorb_at(&mut self, at: usize, loss: Loss) {

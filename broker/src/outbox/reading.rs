@@ -151,6 +151,15 @@ impl Reading {
     fn evicted(&mut self, start: u64, upto: u64) -> Step {
         // Beyond `upto` nothing was counted yet: that part is lost when it is fanned out.
         let to = (start - 1).min(upto);
+        let from = self.after + 1;
+        // What was published before the subscription came was not counted. It is told by itself, so that the rest is
+        // told exactly: by the next step.
+        if self.after < self.live {
+            let to = to.min(self.live);
+            self.after = to;
+            let loss = Loss::at_most(to + 1 - from, from, to, GapReason::Evicted);
+            return Step { loss: Some(loss), messages: Vec::new(), done: self.after >= upto };
+        }
         let mut exact = 0;
         while let Some(&(segment, count)) = self.counts.front()
             && segment < start
@@ -158,14 +167,8 @@ impl Reading {
             exact += count;
             self.counts.pop_front();
         }
-        let before_live = self.live.min(to).saturating_sub(self.after);
-        let from = self.after + 1;
         self.after = to;
-        let loss = match (before_live, exact) {
-            (0, 0) => None,
-            (0, exact) => Some(Loss::exactly(exact, from, to, GapReason::Evicted)),
-            (bound, exact) => Some(Loss::at_most(bound + exact, from, to, GapReason::Evicted)),
-        };
+        let loss = (exact > 0).then(|| Loss::exactly(exact, from, to, GapReason::Evicted));
         Step { loss, messages: Vec::new(), done: self.after >= upto }
     }
 
