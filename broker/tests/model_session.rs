@@ -60,6 +60,7 @@ fn a_session_does_what_the_rules_say() {
             model.write_acks(rng);
         }
         model.check();
+        model.fill_the_window();
     });
 }
 
@@ -301,6 +302,25 @@ impl Model {
 
     fn act(&mut self, frame: ClientFrame) -> Action {
         self.session.on_frame(Ok(frame), &self.rules, |_| unreachable!("only a subscribe needs it"))
+    }
+
+    /// With every ack written the whole window is there again: so many messages, and not one more.
+    fn fill_the_window(&mut self) {
+        for _ in 0..=self.config.limits.publish_window_messages {
+            assert!(!self.session.window_is_full(&self.rules));
+            self.last_id += 1;
+            let publish = Publish {
+                id: Some(self.last_id),
+                topic: Topic::parse("a.b").unwrap(),
+                payload: Payload::text(""),
+                key: None,
+                headers: Vec::new(),
+                idempotency: None,
+                report: false,
+            };
+            assert!(matches!(self.act(ClientFrame::Publish(publish)), Action::Publish(_)));
+        }
+        assert!(self.session.window_is_full(&self.rules));
     }
 
     /// Whether the request is taken: its id must exceed the one before it. One that is taken is answered once: no id is
