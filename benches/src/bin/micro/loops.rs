@@ -1,17 +1,7 @@
-//! Named loops over the broker's parts, without sockets. `time` gives nanoseconds; `count` gives instructions, which
-//! a busy machine does not change: the difference between a run of 2N and one of N iterations, so that building the
-//! state costs nothing.
+//! The loops: one part of the broker each, and the whole path of a message.
 
-use std::{
-    hint::black_box,
-    io,
-    ops::ControlFlow,
-    process::{Command, ExitCode},
-    sync::Arc,
-    time::Instant,
-};
+use std::{hint::black_box, ops::ControlFlow, sync::Arc};
 
-use clap::{Parser, Subcommand};
 use tidegate::{
     outbox::{Lane, Terms},
     shard::{
@@ -28,247 +18,196 @@ use tidegate_protocol::{
     frame::{Overflow, Publish},
 };
 
-/// Micro-benchmarks of the broker's parts.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Options {
-    #[command(subcommand)]
-    command: Action,
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// Lists the loops.
-    List,
-    /// Runs one loop and prints nothing: for a profiler.
-    Run {
-        /// Which.
-        name: String,
-        /// How often.
-        iterations: u64,
-    },
-    /// Prints nanoseconds an iteration: the median and the range of 9 samples.
-    Time {
-        /// Only loops whose name contains this.
-        #[arg(default_value = "")]
-        only: String,
-    },
-    /// Prints user instructions an iteration: by `perf stat` where it can count them, else by valgrind's callgrind.
-    Count {
-        /// Only loops whose name contains this.
-        #[arg(default_value = "")]
-        only: String,
-    },
-}
+use crate::path;
 
 /// A loop: what builds its state, and gives one iteration.
-struct Loop {
-    name: &'static str,
-    what: &'static str,
-    build: fn() -> Box<dyn FnMut()>,
+pub struct Loop {
+    /// Its part, and what it does.
+    pub name: &'static str,
+    /// What an iteration is.
+    pub what: &'static str,
+    /// How many iterations are worth counting: at the least so many that what is rare (an eviction, a table that grows)
+    /// is in them often enough.
+    pub iterations: u64,
+    /// Builds its state.
+    pub build: fn() -> Box<dyn FnMut()>,
 }
 
-const LOOPS: &[Loop] = &[
+/// Of loops whose iteration takes less than some 2,000 instructions.
+const SHORT: u64 = 20_000;
+/// Of the others.
+const LONG: u64 = 1_000;
+
+/// Every loop.
+pub const LOOPS: &[Loop] = &[
     Loop {
         name: "codec/encode-message-bincode",
         what: "a message frame, 26-byte topic, 128-byte JSON payload, offset and prev",
+        iterations: SHORT,
         build: || encode_message(Codec::Bincode),
     },
-    Loop { name: "codec/encode-message-json", what: "the same", build: || encode_message(Codec::Json) },
+    Loop {
+        name: "codec/encode-message-json",
+        what: "the same",
+        iterations: SHORT,
+        build: || encode_message(Codec::Json),
+    },
     Loop {
         name: "codec/decode-publish-bincode",
         what: "a publish frame with the same topic and payload; the payload is checked",
+        iterations: SHORT,
         build: || decode_publish(Codec::Bincode),
     },
-    Loop { name: "codec/decode-publish-json", what: "the same", build: || decode_publish(Codec::Json) },
+    Loop {
+        name: "codec/decode-publish-json",
+        what: "the same",
+        iterations: SHORT,
+        build: || decode_publish(Codec::Json),
+    },
     Loop {
         name: "codec/decode-message-bincode",
         what: "what the SDK does with a message frame",
+        iterations: SHORT,
         build: || decode_message(Codec::Bincode),
     },
-    Loop { name: "codec/decode-message-json", what: "the same", build: || decode_message(Codec::Json) },
+    Loop {
+        name: "codec/decode-message-json",
+        what: "the same",
+        iterations: SHORT,
+        build: || decode_message(Codec::Json),
+    },
     Loop {
         name: "websocket/read-1",
         what: "a client's WebSocket message of 165 bytes: copied in, unmasked, given",
+        iterations: SHORT,
         build: || read_frames(1),
     },
-    Loop { name: "websocket/read-16", what: "16 of them in one read", build: || read_frames(16) },
-    Loop { name: "index/exact", what: "a topic among 100,000 exact filters", build: index_exact },
+    Loop {
+        name: "websocket/read-16",
+        what: "16 of them in one read",
+        iterations: SHORT,
+        build: || read_frames(16),
+    },
+    Loop {
+        name: "index/exact",
+        what: "a topic among 100,000 exact filters",
+        iterations: SHORT,
+        build: index_exact,
+    },
     Loop {
         name: "index/wild-cached",
         what: "a topic under 1,000 wildcard filters beside 100,000 exact ones; the answer is kept",
+        iterations: SHORT,
         build: || index_wild(CacheLimits::default()),
     },
     Loop {
         name: "index/wild-miss",
         what: "the same; the answer is found anew",
+        iterations: SHORT,
         build: || index_wild(CacheLimits { topics: 1, keys: 1 }),
     },
-    Loop { name: "index/insert-remove", what: "an exact filter comes and goes", build: index_insert_remove },
-    Loop { name: "log/append", what: "to one topic; the log is full, so it evicts", build: || log_append(1) },
+    Loop {
+        name: "index/insert-remove",
+        what: "an exact filter comes and goes",
+        iterations: SHORT,
+        build: index_insert_remove,
+    },
+    Loop {
+        name: "log/append",
+        what: "to one topic; the log is full, so it evicts",
+        iterations: SHORT,
+        build: || log_append(1),
+    },
     Loop {
         name: "log/append-1000-topics",
         what: "the same to 1,000 topics in turn",
+        iterations: SHORT,
         build: || log_append(1000),
     },
-    Loop { name: "log/read-topic", what: "100 messages of one topic among 1,000", build: log_read },
+    Loop {
+        name: "log/read-topic",
+        what: "100 messages of one topic among 1,000",
+        iterations: LONG,
+        build: log_read,
+    },
     Loop {
         name: "outbox/offer-pop",
         what: "a message into a lane with room, and out of it",
+        iterations: SHORT,
         build: outbox_offer_pop,
     },
     Loop {
         name: "outbox/drop-oldest-full",
         what: "a message into a full lane",
+        iterations: SHORT,
         build: || outbox_full(Overflow::DropOldest),
     },
-    Loop { name: "outbox/drop-newest-full", what: "the same", build: || outbox_full(Overflow::DropNewest) },
+    Loop {
+        name: "outbox/drop-newest-full",
+        what: "the same",
+        iterations: SHORT,
+        build: || outbox_full(Overflow::DropNewest),
+    },
     Loop {
         name: "outbox/latest-64-keys",
         what: "a newer value of one of 64 waiting keys",
+        iterations: SHORT,
         build: || outbox_full(Overflow::Latest),
     },
     Loop {
         name: "outbox/catch-up-behind",
         what: "a message for a lane that reads the log",
+        iterations: SHORT,
         build: outbox_behind,
     },
     Loop {
         name: "tick/encode-16",
         what: "16 messages into the arena, encoded once for all",
+        iterations: SHORT,
         build: || encode(16),
     },
-    Loop { name: "tick/gather-1", what: "a frame gathered for one subscriber's write", build: || gather(1) },
+    Loop {
+        name: "tick/gather-1",
+        what: "a frame gathered for one subscriber's write",
+        iterations: SHORT,
+        build: || gather(1),
+    },
     Loop {
         name: "tick/gather-16",
         what: "16 frames gathered for one subscriber's write",
+        iterations: SHORT,
         build: || gather(16),
     },
-    Loop { name: "tick/gather-128", what: "128 of them", build: || gather(128) },
+    Loop { name: "tick/gather-128", what: "128 of them", iterations: SHORT, build: || gather(128) },
+    Loop {
+        name: "path/1-to-1",
+        what: "a publish through a shard to one subscriber, from socket to socket",
+        iterations: LONG,
+        build: || path::deliver(Codec::Bincode, 1, 1),
+    },
+    Loop {
+        name: "path/16-to-100",
+        what: "16 publishes of one read to 100 subscribers: 1,600 deliveries",
+        iterations: LONG / 4,
+        build: || path::deliver(Codec::Bincode, 16, 100),
+    },
+    Loop {
+        name: "path/16-to-100-json",
+        what: "the same in JSON",
+        iterations: LONG / 4,
+        build: || path::deliver(Codec::Json, 16, 100),
+    },
 ];
 
-fn main() -> ExitCode {
-    match Options::parse().command {
-        Action::List => LOOPS.iter().for_each(|l| println!("{:<26} {}", l.name, l.what)),
-        Action::Run { name, iterations } => {
-            let Some(found) = LOOPS.iter().find(|l| l.name == name) else {
-                eprintln!("no loop {name:?}; see `micro list`");
-                return ExitCode::FAILURE;
-            };
-            run((found.build)(), iterations);
-        }
-        Action::Time { only } => {
-            for found in LOOPS.iter().filter(|l| l.name.contains(&only)) {
-                let [min, median, max] = nanoseconds(found);
-                println!("{:<26} {median:>10.1} ns [{min:.1}-{max:.1}]", found.name);
-            }
-        }
-        Action::Count { only } => {
-            let counter = Counter::available();
-            for found in LOOPS.iter().filter(|l| l.name.contains(&only)) {
-                match counter.instructions(found.name) {
-                    Ok(count) => println!("{:<26} {count:>10.1} instructions", found.name),
-                    Err(error) => {
-                        eprintln!("{}: {error}", found.name);
-                        return ExitCode::FAILURE;
-                    }
-                }
-            }
-        }
-    }
-    ExitCode::SUCCESS
-}
-
-/// Not inlined, so that a profiler sees set-up and loop apart.
-#[inline(never)]
-fn run(mut iteration: Box<dyn FnMut()>, iterations: u64) {
-    for _ in 0..iterations {
-        iteration();
-    }
-}
-
-/// The least, the middle and the most of 9 samples of about 20 ms.
-fn nanoseconds(found: &Loop) -> [f64; 3] {
-    let mut iteration = (found.build)();
-    let mut sample = |iterations: u64| {
-        let start = Instant::now();
-        for _ in 0..iterations {
-            iteration();
-        }
-        start.elapsed().as_nanos() as f64
-    };
-    let mut iterations = 16;
-    while sample(iterations) < 20e6 {
-        iterations *= 2;
-    }
-    let mut samples: Vec<_> = (0..9).map(|_| sample(iterations) / iterations as f64).collect();
-    samples.sort_by(f64::total_cmp);
-    [samples[0], samples[4], samples[8]]
-}
-
-/// What counts user instructions here.
-#[derive(Debug, Clone, Copy)]
-enum Counter {
-    Perf,
-    Callgrind,
-}
-
-impl Counter {
-    fn available() -> Self {
-        let perf = Command::new("perf").args(["stat", "-x,", "-e", "instructions:u", "true"]).output();
-        match perf {
-            Ok(output) if first_number(&output.stderr, "instructions").is_some() => Self::Perf,
-            _ => Self::Callgrind,
-        }
-    }
-
-    /// Of one iteration.
-    fn instructions(self, name: &str) -> io::Result<f64> {
-        // Under callgrind an iteration is some fifty times slower.
-        let iterations = match self {
-            Self::Perf => 200_000,
-            Self::Callgrind => 20_000,
-        };
-        let once = self.run(name, iterations)?;
-        let twice = self.run(name, 2 * iterations)?;
-        Ok((twice - once) / iterations as f64)
-    }
-
-    fn run(self, name: &str, iterations: u64) -> io::Result<f64> {
-        let (mut command, line) = match self {
-            Self::Perf => {
-                let mut command = Command::new("perf");
-                command.args(["stat", "-x,", "-e", "instructions:u"]);
-                (command, "instructions")
-            }
-            Self::Callgrind => {
-                let mut command = Command::new("valgrind");
-                command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-                (command, "Collected")
-            }
-        };
-        let output =
-            command.arg(std::env::current_exe()?).args(["run", name, &iterations.to_string()]).output()?;
-        first_number(&output.stderr, line)
-            .ok_or_else(|| io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
-}
-
-/// The last word of the first field of the first line with `word`: `1234,,instructions:u,…` of perf, where it says
-/// `<not supported>,,…` if it cannot count; `==77== Collected : 1234` of callgrind.
-fn first_number(output: &[u8], word: &str) -> Option<f64> {
-    let output = String::from_utf8_lossy(output);
-    let line = output.lines().find(|line| line.contains(word))?;
-    line.split(',').next()?.rsplit(' ').next()?.parse().ok()
-}
-
-const TOPIC: &str = "fleet.berlin.truck42.gps.x";
+/// What every message is published to.
+pub const TOPIC: &str = "fleet.berlin.truck42.gps.x";
 
 fn topic(text: &str) -> Topic {
     Topic::parse(text).expect("a valid topic")
 }
 
-fn filter(text: &str) -> Filter {
+/// A filter that is known to be one.
+pub fn filter(text: &str) -> Filter {
     Filter::parse(text).expect("a valid filter")
 }
 
@@ -300,7 +239,8 @@ fn live_only(key: Option<Arc<str>>) -> Arc<Published> {
     Published::live_only(draft(&topic(TOPIC), &payload(), key), 0)
 }
 
-fn publish_frame(codec: Codec) -> Vec<u8> {
+/// A publish frame.
+pub fn publish_frame(codec: Codec) -> Vec<u8> {
     let publish = Publish {
         id: None,
         topic: topic(TOPIC),
@@ -399,10 +339,13 @@ fn index_wild(cache: CacheLimits) -> Box<dyn FnMut()> {
 
 fn index_insert_remove() -> Box<dyn FnMut()> {
     let (mut index, _) = filled_index(CacheLimits::default());
-    let filter = filter("room.7.chat.new");
+    // Many, since one may meet others at its place in the table.
+    let filters: Vec<_> = (0..1000).map(|room| filter(&format!("room.{room}.chat.new"))).collect();
+    let mut next = 0;
     Box::new(move || {
-        assert!(index.insert(black_box(&filter), 100_001));
-        assert!(index.remove(black_box(&filter), 100_001));
+        assert!(index.insert(black_box(&filters[next]), 100_001));
+        assert!(index.remove(black_box(&filters[next]), 100_001));
+        next = (next + 1) % filters.len();
     })
 }
 
@@ -433,14 +376,17 @@ fn filled_log(topics: usize) -> (Log, Vec<Topic>) {
 
 fn log_read() -> Box<dyn FnMut()> {
     let (log, topics) = filled_log(1000);
-    let filter = Filter::from(topics[500].clone());
+    let filters: Vec<_> = topics.into_iter().map(Filter::from).collect();
+    let mut next = 0;
     Box::new(move || {
+        let filter = &filters[next];
+        next = (next + 1) % filters.len();
         let budget = ReadBudget { messages: 100, bytes: usize::MAX };
         let (mut after, mut found) = (log.start() - 1, 0);
         while found < 100 && after < log.head() {
-            let (messages, scanned) = match log.read(after, log.head(), black_box(&filter), budget) {
+            let (messages, scanned) = match log.read(after, log.head(), black_box(filter), budget) {
                 Read::Batch { messages, scanned } => (messages, scanned),
-                Read::Sealed(segment) => segment.read(after, log.head(), &filter, budget),
+                Read::Sealed(segment) => segment.read(after, log.head(), filter, budget),
                 Read::Evicted { start } => unreachable!("the log begins at {start}"),
             };
             found += black_box(messages).len();
@@ -503,13 +449,11 @@ fn renumbered(message: &Published, offset: u64) -> Arc<Published> {
 }
 
 fn encode(messages: usize) -> Box<dyn FnMut()> {
-    let message = renumbered(&live_only(None), 70_000);
+    let burst = vec![renumbered(&live_only(None), 70_000); messages];
     let mut arena = Arena::default();
     Box::new(move || {
-        for _ in 0..messages {
-            arena.push(black_box(&message));
-            arena.encode(Codec::Bincode);
-        }
+        arena.push(black_box(&burst));
+        arena.encode(Codec::Bincode);
         black_box(arena.bytes());
         arena.clear();
     })
@@ -519,7 +463,7 @@ fn gather(messages: u64) -> Box<dyn FnMut()> {
     let message = renumbered(&live_only(None), 70_000);
     let mut arena = Arena::default();
     for _ in 0..messages {
-        arena.push(&message);
+        arena.push([&message]);
         arena.encode(Codec::Bincode);
     }
     let mut cork = Cork::default();
@@ -531,23 +475,4 @@ fn gather(messages: u64) -> Box<dyn FnMut()> {
         cork.finish();
         black_box(cork.bytes());
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_loop_runs() {
-        for found in LOOPS {
-            run((found.build)(), 1000);
-        }
-    }
-
-    #[test]
-    fn counters_are_read_from_what_the_tools_print() {
-        assert_eq!(first_number(b"==7== \n==7== Collected : 20481\n", "Collected"), Some(20481.0));
-        assert_eq!(first_number(b"12345,,instructions:u,99,100.00,,\n", "instructions"), Some(12345.0));
-        assert_eq!(first_number(b"<not supported>,,instructions:u,0,100.00,,\n", "instructions"), None);
-    }
 }
