@@ -215,6 +215,22 @@ impl Lane {
         bytes
     }
 
+    /// Whether [`Lane::lose_evicted`] is due.
+    pub fn remembers_much(&self) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.is_long())
+    }
+
+    /// Tells what the log, which begins at `start`, has let go of before the lane could read it.
+    pub fn lose_evicted(&mut self, start: u64, cursor: u64) {
+        let Some(reading) = &mut self.reading else { return };
+        for loss in reading.lose_evicted(start, cursor) {
+            match &mut self.slots {
+                Some(slots) if self.reads_into_slots => slots.push_loss(loss),
+                _ => self.out.push_loss(loss),
+            }
+        }
+    }
+
     /// What goes out next. Without `credit` it is as if the socket were full: nothing, or a loss would be told anew with
     /// every message that adds to it.
     pub fn pop(&mut self, credit: bool) -> Option<Entry> {

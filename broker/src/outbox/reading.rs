@@ -50,6 +50,9 @@ pub struct Step {
     pub done: bool,
 }
 
+/// A log has some 64 segments while it is full; a lane that counts more of them looks whether some are gone.
+const KEPT_SEGMENTS: usize = 256;
+
 impl Reading {
     /// A subscription's start: everything after `after`, up to `live` or, where `moving`, until it is level.
     pub fn from_start(after: u64, live: u64, selected: Vec<u64>, moving: bool) -> Self {
@@ -82,6 +85,22 @@ impl Reading {
     /// What the list of selected offsets and the counts pin.
     pub fn bytes(&self) -> u64 {
         (self.selected.len() * size_of::<u64>() + self.counts.len() * size_of::<(u64, u64)>()) as u64
+    }
+
+    /// Whether it remembers more segments than it need: some may be gone.
+    pub fn is_long(&self) -> bool {
+        self.counts.len() > KEPT_SEGMENTS
+    }
+
+    /// What is lost for good before `start`, where the log begins, so that a lane that waits for long does not remember
+    /// every segment that it will never read.
+    pub fn lose_evicted(&mut self, start: u64, cursor: u64) -> Vec<Loss> {
+        let upto = self.live.max(cursor);
+        let mut losses = Vec::new();
+        while self.selected.is_empty() && self.moving && self.after + 1 < start && self.after < upto {
+            losses.extend(self.evicted(start, upto).loss);
+        }
+        losses
     }
 
     /// Reads on. `cursor` is the shard's own: everything up to it is fanned out.
@@ -188,5 +207,49 @@ impl Reading {
             debug_assert_eq!(*count, 0, "a segment was passed with messages unread");
             self.counts.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Draft, Log, LogLimits};
+    use tidegate_protocol::Epoch;
+
+    #[test]
+    fn a_lane_that_waits_for_long_remembers_no_segment_that_is_gone_and_tells_them_exactly() {
+        let mut log = Log::new(
+            None,
+            Epoch(1),
+            LogLimits { max_age_ms: 1_000, max_bytes: 1 << 20, retain_last_bytes: 0 },
+        );
+        let mut reading: Option<Reading> = None;
+        let (mut told, mut most) = (0, 0);
+        for n in 0..40_000u64 {
+            let draft = Draft {
+                topic: tidegate_protocol::Topic::parse("a").unwrap(),
+                payload: tidegate_protocol::Payload::text("x".repeat(200)),
+                key: None,
+                headers: Vec::new(),
+                origin: None,
+            };
+            // Slow enough that age ends a segment every other message.
+            let published = log.append(draft, n * 40, None).unwrap();
+            match &mut reading {
+                None => reading = Some(Reading::after_letting_go(&[published])),
+                Some(reading) => {
+                    reading.count(&published);
+                    if reading.is_long() {
+                        let lost = reading.lose_evicted(log.start(), log.head());
+                        told +=
+                            lost.iter().inspect(|loss| assert!(loss.is_exact())).map(Loss::told).sum::<u64>();
+                    }
+                    most = most.max(reading.counts.len());
+                }
+            }
+        }
+        let left: u64 = reading.unwrap().counts.iter().map(|(_, count)| count).sum();
+        assert_eq!(told + left, 40_000);
+        assert!(most <= KEPT_SEGMENTS + 1, "{most} segments were remembered");
     }
 }

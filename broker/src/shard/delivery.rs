@@ -482,6 +482,26 @@ impl Delivery {
         total
     }
 
+    /// Once in a while: lanes that wait for long let go of what the logs have let go of, and the depth of all is taken.
+    pub fn survey_lanes(&mut self) {
+        let (mut outboxes, mut depth) = (0, 0);
+        for (_, client) in &mut self.clients {
+            let Some(outbox) = &mut client.outbox else { continue };
+            for owned in outbox.lanes_mut() {
+                if let Some(stream) = owned.stream.filter(|_| owned.lane.remembers_much()) {
+                    let start = self.hub.streams()[stream].lock().log.start();
+                    owned.lane.lose_evicted(start, self.cursors[stream]);
+                }
+                depth += owned.lane.depth();
+            }
+            outboxes += 1;
+            let pinned = outbox.pinned();
+            self.pinned = self.pinned + pinned - client.pinned;
+            client.pinned = pinned;
+        }
+        (self.counters.outboxes, self.counters.outbox_depth) = (outboxes, depth);
+    }
+
     /// One write of what the lanes hold, in turns.
     fn write_lanes(&mut self, at: u32) -> u64 {
         let client = &mut self.clients[at as usize];

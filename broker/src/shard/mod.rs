@@ -856,10 +856,7 @@ impl Shard {
         }
         if self.next_expiry <= now {
             self.next_expiry = now + EXPIRY_INTERVAL;
-            let outboxes = || self.delivery.clients.iter().filter_map(|(_, client)| client.outbox.as_ref());
-            let lanes = outboxes().flat_map(|outbox| outbox.lanes());
-            (self.delivery.counters.outboxes, self.delivery.counters.outbox_depth) =
-                (outboxes().count() as u64, lanes.map(|owned| owned.lane.depth()).sum());
+            self.delivery.survey_lanes();
             if self.number == 0 {
                 self.hub.streams().iter().for_each(|stream| stream.lock().expire(self.now_ms));
             }
