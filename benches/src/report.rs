@@ -143,7 +143,8 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(connections) = self.connections {
-            let Connections { count, connect_cpu_us, rss_bytes, idle_cpu_us, rss_bytes_after_traffic } = connections;
+            let Connections { count, connect_cpu_us, rss_bytes, idle_cpu_us, rss_bytes_after_traffic } =
+                connections;
             write!(
                 out,
                 "  {count} connections: {connect_cpu_us:.1} µs CPU and {rss_bytes:.0} bytes RSS each, idle {idle_cpu_us:.2} µs CPU a second"

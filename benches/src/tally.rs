@@ -305,7 +305,10 @@ mod tests {
         let mut tally = tally(Topology::Topics { topics: 4, subscribers: 2 });
         (0..4).for_each(|_| drop(tally.publish(0)));
         assert!(matches!(tally.deliver(0, &payload(1)), Err(Fault::Misrouted { subscriber: 0, .. })));
-        assert!(matches!(tally.deliver(0, &payload(2)), Err(Fault::Missing { expected: 0, sequence: 2, .. })));
+        assert!(matches!(
+            tally.deliver(0, &payload(2)),
+            Err(Fault::Missing { expected: 0, sequence: 2, .. })
+        ));
         for sequence in 0..4 {
             tally.deliver(sequence as usize % 2, &payload(sequence)).unwrap();
         }

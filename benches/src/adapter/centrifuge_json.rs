@@ -56,7 +56,8 @@ impl Adapter for CentrifugeJson {
             Role::Publisher(_) => (&[][..], ""),
         };
         for (index, channel) in channels.iter().enumerate() {
-            text += &format!("\n{{\"id\":{},\"subscribe\":{{\"channel\":\"{channel}\"{recover}}}}}", index + 2);
+            text +=
+                &format!("\n{{\"id\":{},\"subscribe\":{{\"channel\":\"{channel}\"{recover}}}}}", index + 2);
         }
         *due = 1 + channels.len();
         talk.send(text.as_bytes());

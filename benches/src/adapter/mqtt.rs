@@ -64,7 +64,8 @@ impl Adapter for Mqtt {
             let Some(body) = bytes.get(head..head + length) else { return Ok(None) };
             match kind >> 4 {
                 PUBLISH => {
-                    let (topic, rest) = body.split_first_chunk().ok_or(Malformed("a PUBLISH without a topic"))?;
+                    let (topic, rest) =
+                        body.split_first_chunk().ok_or(Malformed("a PUBLISH without a topic"))?;
                     let topic = usize::from(u16::from_be_bytes(*topic));
                     talk.deliver(rest.get(topic..).ok_or(Malformed("a topic that ends too early"))?)?;
                 }

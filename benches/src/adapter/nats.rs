@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn messages_are_found_wherever_the_server_cuts_them() {
-        let bytes = b"INFO {}\r\nPONG\r\nMSG bench.load 1 5\r\nhello\r\nMSG bench.load 1 11\r\nwith\r\nbreak\r\n";
+        let bytes =
+            b"INFO {}\r\nPONG\r\nMSG bench.load 1 5\r\nhello\r\nMSG bench.load 1 11\r\nwith\r\nbreak\r\n";
         for cut in 0..bytes.len() {
             let (mut state, mut talk) = (Vec::new(), Remembering::default());
             for part in [&bytes[..cut], &bytes[cut..]] {

@@ -191,7 +191,9 @@ mod tests {
     fn the_walk_finds_what_the_codec_wrote() {
         let mut transcript = Transcript::default();
         let expected = transcript.messages(Codec::Bincode);
-        TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk).unwrap();
+        TidegateBincode
+            .receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk)
+            .unwrap();
         assert_eq!(transcript.talk.delivered, expected);
         assert_eq!(transcript.talk.ready, 1);
     }
@@ -199,7 +201,11 @@ mod tests {
     #[test]
     fn a_gap_or_an_error_ends_the_run() {
         for bytes in Transcript::refusals(Codec::Bincode) {
-            let fault = TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &bytes, &mut Transcript::default().talk);
+            let fault = TidegateBincode.receive(
+                &mut State { due: 1, ..State::default() },
+                &bytes,
+                &mut Transcript::default().talk,
+            );
             assert!(matches!(fault, Err(Fault::Told(_))), "{fault:?}");
         }
     }
@@ -212,7 +218,9 @@ mod tests {
         for cut in 1..first {
             let talk = &mut Transcript::default().talk;
             assert!(
-                TidegateBincode.receive(&mut State { due: 1, ..State::default() }, &transcript.bytes[..cut], talk).is_err(),
+                TidegateBincode
+                    .receive(&mut State { due: 1, ..State::default() }, &transcript.bytes[..cut], talk)
+                    .is_err(),
                 "cut at {cut}"
             );
         }

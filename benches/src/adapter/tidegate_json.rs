@@ -147,7 +147,9 @@ mod tests {
     fn the_walk_finds_what_the_codec_wrote() {
         let mut transcript = Transcript::default();
         let expected = transcript.messages(Codec::Json);
-        adapter().receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk).unwrap();
+        adapter()
+            .receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk)
+            .unwrap();
         assert_eq!(transcript.talk.delivered, expected);
         assert_eq!(transcript.talk.ready, 1);
     }
@@ -155,7 +157,11 @@ mod tests {
     #[test]
     fn a_gap_or_an_error_ends_the_run() {
         for bytes in Transcript::refusals(Codec::Json) {
-            let fault = adapter().receive(&mut State { due: 1, ..State::default() }, &bytes, &mut Transcript::default().talk);
+            let fault = adapter().receive(
+                &mut State { due: 1, ..State::default() },
+                &bytes,
+                &mut Transcript::default().talk,
+            );
             assert!(matches!(fault, Err(Fault::Told(_))), "{fault:?}");
         }
     }

@@ -5,6 +5,8 @@ use std::{
     net::{SocketAddr, TcpStream},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use crate::{
     adapter::Fault,
     websocket::{self, Malformed},
@@ -36,14 +38,15 @@ pub struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// Connects and asks for the upgrade.
+    /// Connects and asks for the upgrade. One that `stalls` has small buffers, at both ends.
     pub fn connect(
         address: SocketAddr,
         path: &str,
         subprotocol: Option<&str>,
         state: S,
+        stalls: bool,
     ) -> io::Result<Self> {
-        let mut socket = TcpStream::connect(address)?;
+        let mut socket = if stalls { connect_small(address)? } else { TcpStream::connect(address)? };
         socket.set_nodelay(true)?;
         socket.write_all(websocket::upgrade_request(&address.to_string(), path, subprotocol).as_bytes())?;
         socket.set_nonblocking(true)?;
@@ -96,6 +99,16 @@ impl<S> Connection<S> {
         self.unsent.drain(..written);
         Ok(())
     }
+}
+
+/// Segments as on an Ethernet: a kernel sizes its send buffer by them, and loopback's 64 KiB let a server write
+/// megabytes that nobody reads. And little room at this end, so that it is the server that has to cope.
+fn connect_small(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_tcp_mss(1460)?;
+    socket.set_recv_buffer_size(4096)?;
+    socket.connect(&address.into())?;
+    Ok(socket.into())
 }
 
 /// What comes after the head of a `101` answer; `None` until it is whole.

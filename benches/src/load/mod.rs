@@ -333,9 +333,6 @@ impl<A: Adapter> Load<A> {
         self.connect_range(0..live + self.plan.stalled, CONNECTING)?;
         for stalled in &self.connections[live..] {
             self.poll.remove(&stalled.socket)?;
-            // So that it is the server that has to cope with what is not read, and not this end's kernel.
-            rustix::net::sockopt::set_socket_recv_buffer_size(&stalled.socket, 4096)
-                .map_err(|error| Fault::Io(error.into()))?;
         }
         Ok(())
     }
@@ -370,9 +367,10 @@ impl<A: Adapter> Load<A> {
         if let Some(before) = self.connections.get_mut(token) {
             state = std::mem::take(&mut before.state);
         }
+        let stalls = token >= self.plan.topology.subscribers() + self.plan.topology.flows();
         let role = role_of(&self.plan, token, self.returning, &mut topics);
         let (path, subprotocol) = self.adapter.upgrade(role);
-        let connection = Connection::connect(self.plan.address, &path, subprotocol, state)?;
+        let connection = Connection::connect(self.plan.address, &path, subprotocol, state, stalls)?;
         self.poll.add(&connection.socket, token, Interest::Read)?;
         match self.connections.get_mut(token) {
             Some(before) => *before = connection,
