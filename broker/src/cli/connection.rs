@@ -1,4 +1,4 @@
-//! How `pub` and `sub` reach a broker.
+//! How `pub`, `sub` and `bench` reach a broker.
 
 use clap::Args;
 use tidegate_client::{Client, ConnectionEvent, Options};
@@ -20,6 +20,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A first attempt that fails is told; a connection lost later comes back by itself.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         let options = Options::new().client_name(concat!("tidegate-cli/", env!("CARGO_PKG_VERSION")));

@@ -13,6 +13,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+mod bench;
 mod completions;
 mod config;
 mod connection;
@@ -47,6 +48,7 @@ enum Command {
     Serve(serve::Serve),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
+    Bench(bench::Bench),
     /// Check or print the configuration
     // Else clap answers a missing subcommand with its whole help, which is no line that says what is wrong.
     #[command(subcommand, arg_required_else_help = false)]
@@ -76,6 +78,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Pub(publish)) => publish.run(),
         Some(Command::Sub(subscribe)) => subscribe.run(),
+        Some(Command::Bench(bench)) => bench.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Completions(completions)) => completions.run(),
     });

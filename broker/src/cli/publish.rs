@@ -416,7 +416,7 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-fn topic(text: &str) -> Result<Topic, String> {
+pub(super) fn topic(text: &str) -> Result<Topic, String> {
     let topic = Topic::parse(text).map_err(|error| error.to_string())?;
     if topic.is_reserved() {
         return Err("what starts with $ is the broker's own".into());
