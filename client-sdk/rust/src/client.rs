@@ -36,14 +36,19 @@ use crate::{
 /// A handle to one connection. Clones share it; when the last one and the last [`Subscription`](crate::Subscription)
 /// are gone, what was published is sent and the connection is closed.
 ///
-/// ```no_run
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = tidegate_client::Client::connect("ws://127.0.0.1:7400").await?;
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Client;
+///
+/// # let here = url;
+/// let url = "ws://127.0.0.1:7400";
+/// # let url = here;
+/// let client = Client::connect(url).await?;
 /// let ack = client.publish("orders.eu", r#"{"id":7}"#).await?;
 /// println!("stands at {:?}", ack.position);
 /// client.drain().await?;
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 #[derive(Clone)]
 pub struct Client {
@@ -66,6 +71,19 @@ pub(crate) struct Handle {
 
 impl Client {
     /// Connects with the default [`Options`]. See [`Options::connect`].
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Client, ConnectionState};
+    ///
+    /// # let here = url;
+    /// let url = "ws://127.0.0.1:7400";
+    /// # let url = here;
+    /// let client = Client::connect(url).await?;
+    /// assert_eq!(client.connection_state(), ConnectionState::Connected);
+    /// # Ok(()) });
+    /// ```
     pub async fn connect(url: impl AsRef<str>) -> Result<Self, ConnectError> {
         Options::new().connect(url).await
     }
@@ -81,12 +99,15 @@ impl Client {
     ///
     /// Dropping the future does not take back what is on its way.
     ///
-    /// ```no_run
-    /// # async fn run(client: tidegate_client::Client) -> Result<(), tidegate_client::PublishError> {
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
     /// client.publish("chat.room1", "hi").await?; // text
     /// client.publish("telemetry.1", vec![1u8, 2, 3]).await?; // binary
-    /// # Ok(())
-    /// # }
+    ///
+    /// let ack = client.publish("chat.room1", "there").await?;
+    /// assert_eq!(ack.position.map(|position| position.offset), Some(3)); // the stream's third
+    /// # Ok(()) });
     /// ```
     ///
     /// # Errors
@@ -100,6 +121,17 @@ impl Client {
     }
 
     /// [`Client::publish`], with a key, headers, a report or an idempotency key of the application's own.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let options = PublishOptions::new().key("EURUSD").report(true);
+    /// let ack = client.publish_with("prices.fx", "1.08", options).await?;
+    /// assert_eq!(ack.report.map(|report| report.matched), Some(0)); // nobody listens
+    /// # Ok(()) });
+    /// ```
     pub async fn publish_with(
         &self,
         topic: impl IntoTopic,
@@ -113,8 +145,9 @@ impl Client {
     /// are enqueued; the [`PendingAck`] resolves when this one is acknowledged. Many may be under way, so this is the
     /// way to publish fast.
     ///
-    /// ```no_run
-    /// # async fn run(client: tidegate_client::Client) -> Result<(), tidegate_client::PublishError> {
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
     /// let mut acks = Vec::new();
     /// for n in 0..100 {
     ///     acks.push(client.enqueue("numbers", n.to_string()).await?);
@@ -122,8 +155,7 @@ impl Client {
     /// for ack in acks {
     ///     ack.await?;
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) });
     /// ```
     pub async fn enqueue(
         &self,
@@ -134,6 +166,19 @@ impl Client {
     }
 
     /// [`Client::enqueue`] with options.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let options = PublishOptions::new().idempotency("order-7");
+    /// let first = client.enqueue_with("orders", "7", options.clone()).await?;
+    /// let second = client.enqueue_with("orders", "7", options).await?;
+    /// assert!(!first.await?.duplicate);
+    /// assert!(second.await?.duplicate); // stored once
+    /// # Ok(()) });
+    /// ```
     pub async fn enqueue_with(
         &self,
         topic: impl IntoTopic,
@@ -149,6 +194,19 @@ impl Client {
 
     /// [`Client::enqueue`] that never waits.
     ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishErrorKind;
+    ///
+    /// match client.try_publish("sensors.1", "21.5") {
+    ///     Ok(ack) => drop(ack), // on its way; nobody waits for the ack
+    ///     Err(error) if error.kind() == PublishErrorKind::Full => println!("skipped a reading"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) });
+    /// ```
+    ///
     /// # Errors
     /// [`PublishErrorKind::Full`] where the window has no room.
     pub fn try_publish(
@@ -160,6 +218,16 @@ impl Client {
     }
 
     /// [`Client::try_publish`] with options.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let ack = client.try_publish_with("sensors.1", "21.5", PublishOptions::new().key("oven"))?;
+    /// ack.await?;
+    /// # Ok(()) });
+    /// ```
     pub fn try_publish_with(
         &self,
         topic: impl IntoTopic,
@@ -177,30 +245,58 @@ impl Client {
     }
 
     /// A subscription to make: set what differs from the defaults, then `.await` it. See [`Subscribe`].
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let mut rooms = client.subscribe("chat.*").await?;
+    /// client.publish("chat.room1", "hi").await?;
+    /// println!("{:?}", rooms.recv().await);
+    /// # Ok(()) });
+    /// ```
     pub fn subscribe(&self, filter: impl IntoFilter) -> Subscribe {
         Subscribe::new(self.handle.clone(), filter.into_filter())
     }
 
     /// A look at one topic's log. See [`HistoryQuery`].
     ///
-    /// ```no_run
-    /// # async fn run(client: tidegate_client::Client) -> Result<(), tidegate_client::HistoryError> {
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// client.publish("chat.room1", "hi").await?;
     /// for message in client.history("chat.room1").last(20).await? {
     ///     println!("{:?}", message.payload.as_str());
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) });
     /// ```
     pub fn history(&self, topic: impl IntoTopic) -> HistoryQuery {
         HistoryQuery::new(self.handle.clone(), topic.into_topic())
     }
 
     /// The topic `topic` as one of values of type `T`. See [`TypedTopic`].
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Encoding;
+    ///
+    /// let readings = client.topic::<f64>("sensors.1", Encoding::Json);
+    /// readings.publish(&21.5).await?;
+    /// # Ok(()) });
+    /// ```
     pub fn topic<T>(&self, topic: impl IntoTopic, encoding: Encoding) -> TypedTopic<T> {
         TypedTopic::new(self.clone(), topic.into_topic(), encoding)
     }
 
     /// Renews the token in place; it is also what the next connection begins with.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// # let new_token = "eyJhbGciOi…";
+    /// client.refresh(new_token).await?; // the subscriptions go on
+    /// # Ok(()) });
+    /// ```
     pub async fn refresh(&self, token: impl Into<String>) -> Result<(), RefreshError> {
         let token = token.into();
         if token.len() > limits::TOKEN_BYTES {
@@ -214,6 +310,16 @@ impl Client {
 
     /// Ends in order: sends what is not acknowledged and waits for it, ends the subscriptions, closes the connection.
     /// What was delivered can still be read. Every clone is closed with it.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let ack = client.enqueue("orders", "7").await?;
+    /// client.drain().await?;
+    /// assert!(ack.await.is_ok()); // it was waited for
+    /// assert!(client.publish("orders", "8").await.is_err());
+    /// # Ok(()) });
+    /// ```
     pub async fn drain(&self) -> Result<(), DrainError> {
         let (reply, done) = oneshot::channel();
         let closed = || DrainError::new(DrainErrorKind::Closed);
@@ -223,28 +329,49 @@ impl Client {
 
     /// What happens to the connection from now on.
     ///
-    /// ```no_run
-    /// # async fn run(client: tidegate_client::Client) {
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
     /// use tidegate_client::ConnectionEvent;
     ///
     /// let mut events = client.events();
+    /// # client.drain().await?;
+    /// # drop(client);
     /// while let Some(event) = events.recv().await {
     ///     if let ConnectionEvent::Disconnected { reason, .. } = event {
     ///         eprintln!("lost the broker: {reason}");
     ///     }
     /// }
-    /// # }
+    /// # Ok(()) });
     /// ```
     pub fn events(&self) -> ConnectionEvents {
         ConnectionEvents::new(self.handle.events.subscribe())
     }
 
     /// Where the connection stands now.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::ConnectionState;
+    ///
+    /// let ready = client.connection_state() == ConnectionState::Connected;
+    /// # assert!(ready);
+    /// # Ok(()) });
+    /// ```
     pub fn connection_state(&self) -> ConnectionState {
         *self.handle.state.borrow()
     }
 
     /// Counters since the client was made.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// client.publish("a", "1").await?;
+    /// assert_eq!(client.stats().acknowledged, 1);
+    /// # Ok(()) });
+    /// ```
     pub fn stats(&self) -> Stats {
         self.handle.counters.snapshot()
     }
@@ -290,23 +417,65 @@ pub struct PublishOptions {
 
 impl PublishOptions {
     /// Nothing.
+    ///
+    /// ```
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// assert_eq!(PublishOptions::new(), PublishOptions::default());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// What [`Overflow::Latest`](crate::Overflow::Latest) tells values of one topic apart by; at most 255 bytes.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// client.publish_with("prices.fx", "1.08", PublishOptions::new().key("EURUSD")).await?;
+    /// client.publish_with("prices.fx", "0.85", PublishOptions::new().key("EURGBP")).await?;
+    /// let newest = client.history("prices.fx").last(1).await?;
+    /// assert_eq!(newest[0].key.as_deref(), Some("EURGBP"));
+    /// # Ok(()) });
+    /// ```
     pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
     }
 
     /// Adds a name and a value beside the payload; at most 16 of them, and 4096 bytes over all.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let options = PublishOptions::new().header("source", "desk 4").header("trace", "4bf92f35");
+    /// client.publish_with("prices.fx", "1.08", options).await?;
+    /// for (name, value) in &client.history("prices.fx").last(1).await?[0].headers {
+    ///     println!("{name}: {value}");
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub fn header(mut self, name: impl Into<Box<str>>, value: impl Into<Box<str>>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
     /// Whether the ack shall say how the fan-out went.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let rooms = client.subscribe("chat.*").await?;
+    /// let ack = client.publish_with("chat.room1", "hi", PublishOptions::new().report(true)).await?;
+    /// assert_eq!(ack.report.map(|report| report.matched), Some(1));
+    /// # Ok(()) });
+    /// ```
     pub fn report(mut self, report: bool) -> Self {
         self.report = report;
         self
@@ -314,12 +483,38 @@ impl PublishOptions {
 
     /// An idempotency key of the application's own, at most 64 bytes: a second publish with it is acknowledged with
     /// the first one's position. Without this the client makes a key, so that its own repeats are not doubled.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishOptions;
+    ///
+    /// let once = PublishOptions::new().idempotency("order-7");
+    /// let first = client.publish_with("orders", "7", once.clone()).await?;
+    /// let again = client.publish_with("orders", "7", once).await?;
+    /// assert!(again.duplicate);
+    /// assert_eq!(again.position, first.position);
+    /// # Ok(()) });
+    /// ```
     pub fn idempotency(mut self, key: impl Into<Box<str>>) -> Self {
         self.idempotency = Idempotency::Key(key.into());
         self
     }
 
     /// No idempotency key at all: if the line is cut before the ack, the outcome is unknown.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{PublishErrorKind, PublishOptions};
+    ///
+    /// let options = PublishOptions::new().without_idempotency();
+    /// match client.publish_with("sensors.1", "21.5", options).await {
+    ///     Err(error) if error.kind() == PublishErrorKind::OutcomeUnknown => println!("perhaps lost"),
+    ///     outcome => println!("{:?}", outcome?.position),
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub fn without_idempotency(mut self) -> Self {
         self.idempotency = Idempotency::Off;
         self
@@ -387,6 +582,15 @@ fn no_place(why: NoPlace) -> PublishError {
 }
 
 /// The ack of a publish that is on its way: a future. Dropping it does not take the message back.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// let first = client.enqueue("orders", "7").await?; // does not wait for the ack
+/// let second = client.enqueue("orders", "8").await?;
+/// println!("{:?} {:?}", first.await?.position, second.await?.position);
+/// # Ok(()) });
+/// ```
 #[derive(Debug)]
 #[must_use = "only the ack says that the message was published"]
 pub struct PendingAck {

@@ -9,14 +9,15 @@ use tidegate_protocol::{CloseCode, ErrorCode};
 /// Its text is one line for a person and includes the source's.
 ///
 /// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
 /// use tidegate_client::{Client, ConnectErrorKind};
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// // Port 1 of the loopback address has no broker.
 /// let error = Client::connect("ws://127.0.0.1:1").await.unwrap_err();
 /// assert_eq!(error.kind(), ConnectErrorKind::Unreachable);
 /// assert!(std::error::Error::source(&error).is_some());
-/// # });
+/// # Ok(()) });
 /// ```
 pub struct Error<K> {
     kind: K,
@@ -38,6 +39,16 @@ impl<K: Copy> Error<K> {
     }
 
     /// What failed.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::PublishErrorKind;
+    ///
+    /// let error = client.publish("two words", "hi").await.unwrap_err();
+    /// assert_eq!(error.kind(), PublishErrorKind::InvalidTopic);
+    /// # Ok(()) });
+    /// ```
     pub fn kind(&self) -> K {
         self.kind
     }
@@ -77,19 +88,105 @@ impl<K: fmt::Debug + fmt::Display> error::Error for Error<K> {
 }
 
 /// Why a client could not connect.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{Client, ConnectError};
+///
+/// async fn first_of(urls: &[&str]) -> Result<Client, ConnectError> {
+///     let mut result = Client::connect(urls[0]).await;
+///     for url in &urls[1..] {
+///         if result.is_err() {
+///             result = Client::connect(url).await;
+///         }
+///     }
+///     result
+/// }
+/// first_of(&["ws://127.0.0.1:1", &url]).await?;
+/// # Ok(()) });
+/// ```
 pub type ConnectError = Error<ConnectErrorKind>;
 /// Why a message was not published, or is not known to be.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{Client, PublishError};
+///
+/// async fn greet(client: &Client) -> Result<(), PublishError> {
+///     client.publish("chat.room1", "hello").await?;
+///     Ok(())
+/// }
+/// greet(&client).await?;
+/// # Ok(()) });
+/// ```
 pub type PublishError = Error<PublishErrorKind>;
 /// Why a subscription did not start.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::SubscribeError;
+///
+/// let refused: SubscribeError = client.subscribe("chat..room1").await.unwrap_err();
+/// assert_eq!(refused.to_string(), "not a filter: a token is empty");
+/// # Ok(()) });
+/// ```
 pub type SubscribeError = Error<SubscribeErrorKind>;
 /// Why a topic's log could not be read.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::HistoryError;
+///
+/// let refused: HistoryError = client.history("chat.*").await.unwrap_err();
+/// assert_eq!(refused.to_string(), "not a topic: '*' may not stand here");
+/// # Ok(()) });
+/// ```
 pub type HistoryError = Error<HistoryErrorKind>;
 /// Why a token was not renewed.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::RefreshError;
+///
+/// let refused: RefreshError = client.refresh("x".repeat(10_000)).await.unwrap_err();
+/// assert_eq!(refused.to_string(), "the token is too long");
+/// # Ok(()) });
+/// ```
 pub type RefreshError = Error<RefreshErrorKind>;
 /// Why a client did not end in order.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::DrainError;
+///
+/// client.drain().await?;
+/// let refused: DrainError = client.drain().await.unwrap_err();
+/// assert_eq!(refused.to_string(), "the client is closed");
+/// # Ok(()) });
+/// ```
 pub type DrainError = Error<DrainErrorKind>;
 
 /// See [`ConnectError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{Client, ConnectErrorKind};
+///
+/// match Client::connect(url).await.map_err(|error| error.kind()) {
+///     Ok(client) => client.drain().await?,
+///     Err(ConnectErrorKind::Unreachable | ConnectErrorKind::Timeout) => println!("try again later"),
+///     Err(ConnectErrorKind::Refused(code)) => println!("another token, perhaps: {code}"),
+///     Err(kind) => println!("{kind}: look at the configuration"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectErrorKind {
@@ -125,6 +222,20 @@ impl fmt::Display for ConnectErrorKind {
 }
 
 /// See [`PublishError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::PublishErrorKind;
+///
+/// match client.publish("pictures.1", vec![0; 100_000]).await.map_err(|error| error.kind()) {
+///     Ok(ack) => println!("stands at {:?}", ack.position),
+///     Err(PublishErrorKind::TooLarge) => println!("send a link in its place"),
+///     Err(kind) if kind.retry() => println!("{kind}: try again later"),
+///     Err(kind) => println!("{kind}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PublishErrorKind {
@@ -150,6 +261,13 @@ pub enum PublishErrorKind {
 impl PublishErrorKind {
     /// Whether the same publish can succeed later. After [`OutcomeUnknown`](Self::OutcomeUnknown) it can, but may
     /// publish the message a second time.
+    ///
+    /// ```
+    /// use tidegate_client::{ErrorCode, PublishErrorKind};
+    ///
+    /// assert!(PublishErrorKind::Refused(ErrorCode::RateLimited).retry());
+    /// assert!(!PublishErrorKind::InvalidTopic.retry());
+    /// ```
     pub fn retry(self) -> bool {
         match self {
             Self::Full | Self::OutcomeUnknown => true,
@@ -181,6 +299,20 @@ impl fmt::Display for PublishErrorKind {
 }
 
 /// See [`SubscribeError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::SubscribeErrorKind;
+///
+/// match client.subscribe("chat.>.x").await.map_err(|error| error.kind()) {
+///     Ok(subscription) => println!("{:?}", subscription.terms()),
+///     Err(SubscribeErrorKind::InvalidFilter) => println!("`>` stands last or not at all"),
+///     Err(SubscribeErrorKind::Refused(code)) if code.retry() => println!("{code}: try again later"),
+///     Err(kind) => println!("{kind}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeErrorKind {
@@ -203,6 +335,19 @@ impl fmt::Display for SubscribeErrorKind {
 }
 
 /// See [`HistoryError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{ErrorCode, HistoryErrorKind};
+///
+/// match client.history("chat.room1").await.map_err(|error| error.kind()) {
+///     Ok(messages) => println!("{} messages", messages.len()),
+///     Err(HistoryErrorKind::Refused(ErrorCode::NoHistory)) => println!("the topic is in no stream"),
+///     Err(kind) => println!("{kind}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HistoryErrorKind {
@@ -225,6 +370,20 @@ impl fmt::Display for HistoryErrorKind {
 }
 
 /// See [`RefreshError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::RefreshErrorKind;
+///
+/// # let new_token = "eyJhbGciOi…";
+/// match client.refresh(new_token).await.map_err(|error| error.kind()) {
+///     Ok(()) => println!("renewed"),
+///     Err(RefreshErrorKind::Refused(code)) => println!("{code}: the old one stays in force"),
+///     Err(kind) => println!("{kind}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefreshErrorKind {
@@ -247,6 +406,19 @@ impl fmt::Display for RefreshErrorKind {
 }
 
 /// See [`DrainError`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::DrainErrorKind;
+///
+/// match client.drain().await.map_err(|error| error.kind()) {
+///     Ok(()) => println!("everything was acknowledged"),
+///     Err(DrainErrorKind::Timeout) => println!("{} acknowledged", client.stats().acknowledged),
+///     Err(kind) => println!("{kind}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainErrorKind {

@@ -11,6 +11,25 @@ use tidegate_protocol::Filter;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Something that happened to the connection. Nothing here needs an answer: the client goes on by itself.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::ConnectionEvent;
+///
+/// let mut events = client.events();
+/// # client.drain().await?;
+/// # drop(client);
+/// while let Some(event) = events.recv().await {
+///     match event {
+///         ConnectionEvent::Connected { connection } => println!("connected as {connection}"),
+///         ConnectionEvent::Reconnecting { attempt, delay } => println!("attempt {attempt} in {delay:?}"),
+///         ConnectionEvent::Failed { reason, .. } => println!("gone for good: {reason}"),
+///         other => println!("{other:?}"),
+///     }
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
@@ -62,6 +81,20 @@ pub enum ConnectionEvent {
 }
 
 /// Where the connection stands.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::ConnectionState;
+///
+/// let light = match client.connection_state() {
+///     ConnectionState::Connected => "green",
+///     ConnectionState::Connecting => "yellow",
+///     _ => "red",
+/// };
+/// # assert_eq!(light, "green");
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -74,6 +107,21 @@ pub enum ConnectionState {
 }
 
 /// The [`ConnectionEvent`]s from when this was made. See [`Client::events`](crate::Client::events).
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use futures_util::StreamExt;
+/// use tidegate_client::ConnectionEvent;
+///
+/// let events = client.events();
+/// client.drain().await?;
+/// drop(client);
+/// // A `Stream` as any other.
+/// let events: Vec<ConnectionEvent> = events.collect().await;
+/// assert_eq!(events.last(), Some(&ConnectionEvent::Closed));
+/// # Ok(()) });
+/// ```
 pub struct ConnectionEvents {
     inner: Pin<Box<dyn Stream<Item = ConnectionEvent> + Send + Sync>>,
 }
@@ -92,6 +140,17 @@ impl ConnectionEvents {
     }
 
     /// The next event; `None` once the client is gone.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::ConnectionEvent;
+    ///
+    /// let mut events = client.events();
+    /// client.drain().await?;
+    /// while events.recv().await != Some(ConnectionEvent::Closed) {}
+    /// # Ok(()) });
+    /// ```
     pub async fn recv(&mut self) -> Option<ConnectionEvent> {
         std::future::poll_fn(|cx| self.inner.as_mut().poll_next(cx)).await
     }

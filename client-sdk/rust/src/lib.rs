@@ -1,10 +1,14 @@
 //! Publish to and subscribe from a Tidegate broker.
 //!
-//! ```no_run
+//! ```
+//! # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+//! # broker::run(async |client, url| {
 //! use tidegate_client::{Client, Event};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::connect("ws://127.0.0.1:7400").await?;
+//! # let here = url;
+//! let url = "ws://127.0.0.1:7400";
+//! # let url = here;
+//! let client = Client::connect(url).await?;
 //! let mut chat = client.subscribe("chat.>").await?;
 //! client.publish("chat.room1", "hello").await?; // acknowledged, or an error: never lost in silence
 //! while let Some(event) = chat.recv().await {
@@ -13,9 +17,9 @@
 //!         Event::Gap(gap) => println!("{:?} messages are missing: {:?}", gap.count, gap.reason),
 //!         Event::Resumed(_) | Event::Reset(_) => {}
 //!     }
+//!     # break;
 //! }
-//! # Ok(())
-//! # }
+//! # Ok(()) });
 //! ```
 //!
 //! A [`Client`] is a handle: clone it freely. One task owns the connection, reconnects for ever by itself, resumes

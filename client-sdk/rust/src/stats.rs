@@ -5,6 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A client's counters since it was made. See [`Client::stats`](crate::Client::stats).
+        ///
+        /// ```
+        /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+        /// # broker::run(async |client, url| {
+        /// for n in 0..10 {
+        ///     client.publish("numbers", n.to_string()).await?;
+        /// }
+        /// let stats = client.stats();
+        /// assert_eq!((stats.published, stats.acknowledged, stats.resent), (10, 10, 0));
+        /// # Ok(()) });
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Stats { $($(#[$doc])* pub $name: u64,)* }

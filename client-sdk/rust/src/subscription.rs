@@ -29,6 +29,25 @@ use crate::{
 const DEFAULT_BUFFER: u32 = 256;
 
 /// One thing in a subscription's flow, at its place in it.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Event;
+///
+/// let mut chat = client.subscribe("chat.>").await?;
+/// # client.publish("chat.room1", "hi").await?;
+/// while let Some(event) = chat.recv().await {
+///     match event {
+///         Event::Message(message) => println!("{}: {:?}", message.topic, message.payload.as_str()),
+///         Event::Gap(gap) => println!("{:?} messages are missing: {:?}", gap.count, gap.reason),
+///         Event::Resumed(_) => println!("back"),
+///         Event::Reset(_) => println!("the broker began a new log"),
+///     }
+///     # break;
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A message.
@@ -43,6 +62,21 @@ pub enum Event {
 }
 
 /// See [`Event::Resumed`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Event;
+///
+/// let mut chat = client.subscribe("chat.>").await?;
+/// # client.publish("chat.room1", "hi").await?;
+/// if let Some(Event::Resumed(resumed)) = chat.recv().await {
+///     for position in resumed.positions {
+///         println!("goes on after {} of {:?}", position.offset, position.stream);
+///     }
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resumed {
@@ -51,6 +85,19 @@ pub struct Resumed {
 }
 
 /// See [`Event::Reset`].
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Event;
+///
+/// let mut chat = client.subscribe("chat.>").await?;
+/// # client.publish("chat.room1", "hi").await?;
+/// if let Some(Event::Reset(reset)) = chat.recv().await {
+///     println!("log {} is gone; now at {} of {}", reset.old, reset.new.offset, reset.new.epoch);
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reset {
@@ -61,6 +108,24 @@ pub struct Reset {
 }
 
 /// Why a subscription ended.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::EndReason;
+///
+/// let mut chat = client.subscribe("chat.>").await?;
+/// # client.drain().await?;
+/// while let Some(event) = chat.recv().await {
+///     println!("{event:?}");
+/// }
+/// match chat.end_reason() {
+///     Some(EndReason::Refused { code, message }) => println!("ended by the broker: {code}, {message}"),
+///     Some(reason) => println!("{reason}"),
+///     None => unreachable!("it has ended"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EndReason {
@@ -92,8 +157,9 @@ impl fmt::Display for EndReason {
 
 /// A subscription about to be made; `.await` it. See [`Client::subscribe`](crate::Client::subscribe).
 ///
-/// ```no_run
-/// # async fn run(client: tidegate_client::Client) -> Result<(), tidegate_client::SubscribeError> {
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
 /// use tidegate_client::{From, Overflow};
 ///
 /// let prices = client
@@ -101,8 +167,7 @@ impl fmt::Display for EndReason {
 ///     .from(From::Last { n: 1, at: None }) // the last known value of each
 ///     .overflow(Overflow::Latest)
 ///     .await?;
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 #[must_use = "a subscription starts when it is awaited"]
 #[derive(Debug)]
@@ -132,24 +197,61 @@ impl Subscribe {
     }
 
     /// Where to start; live if it is not said.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Event, From};
+    ///
+    /// client.publish("chat.room1", "published before").await?;
+    /// let mut chat = client.subscribe("chat.*").from(From::Beginning).await?;
+    /// assert!(matches!(chat.recv().await, Some(Event::Message(_))));
+    /// # Ok(()) });
+    /// ```
     pub fn from(mut self, from: From) -> Self {
         self.from = from;
         self
     }
 
     /// What happens to messages while this subscription is behind; the broker's default if it is not said.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Overflow;
+    ///
+    /// let prices = client.subscribe("prices.*").overflow(Overflow::Latest).await?;
+    /// assert_eq!(prices.terms().overflow, Overflow::Latest);
+    /// # Ok(()) });
+    /// ```
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.overflow = Some(overflow);
         self
     }
 
     /// How many messages may wait for it at the broker. [`Subscription::terms`] says what is in force.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").limit(1000).await?;
+    /// assert_eq!(chat.terms().limit, 1000);
+    /// # Ok(()) });
+    /// ```
     pub fn limit(mut self, messages: u32) -> Self {
         self.limit = Some(messages);
         self
     }
 
     /// How many bytes may wait for it at the broker. [`Subscription::terms`] says what is in force.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").limit_bytes(1 << 20).await?;
+    /// assert_eq!(chat.terms().limit_bytes, 1 << 20);
+    /// # Ok(()) });
+    /// ```
     pub fn limit_bytes(mut self, bytes: u32) -> Self {
         self.limit_bytes = Some(bytes);
         self
@@ -157,12 +259,31 @@ impl Subscribe {
 
     /// How many messages may wait in this process, at least 1; 256 if it is not said. Beyond it they wait at the
     /// broker, under the overflow policy: this is the credit.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let mut jobs = client.subscribe("jobs.*").buffer(1).await?; // one at a time
+    /// # client.publish("jobs.print", "1").await?;
+    /// let job = jobs.recv().await;
+    /// # Ok(()) });
+    /// ```
     pub fn buffer(mut self, messages: u32) -> Self {
         self.buffer = messages.max(1);
         self
     }
 
     /// Whether it is sent what this client published itself; true if it is not said.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let mut cursors = client.subscribe("cursors.*").echo(false).await?; // only the others'
+    /// client.publish("cursors.me", "10,20").await?;
+    /// # client.drain().await?;
+    /// # assert_eq!(cursors.recv().await, None);
+    /// # Ok(()) });
+    /// ```
     pub fn echo(mut self, echo: bool) -> Self {
         self.echo = echo;
         self
@@ -225,6 +346,22 @@ impl IntoFuture for Subscribe {
 ///
 /// It may be left unread without harm to anything else of the client: at most [`Subscribe::buffer`] messages wait
 /// here, the others at the broker, under the overflow policy.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use futures_util::StreamExt;
+/// use tidegate_client::Event;
+///
+/// let numbers = client.subscribe("numbers").await?;
+/// for n in 1..=3 {
+///     client.publish("numbers", n.to_string()).await?;
+/// }
+/// // A `Stream` as any other.
+/// let three: Vec<Event> = numbers.take(3).collect().await;
+/// # assert_eq!(three.len(), 3);
+/// # Ok(()) });
+/// ```
 pub struct Subscription {
     handle: Arc<Handle>,
     key: SubKey,
@@ -244,11 +381,39 @@ pub struct Subscription {
 
 impl Subscription {
     /// The next event; `None` at the end, when [`Subscription::end_reason`] says why. Cancel-safe.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Event;
+    ///
+    /// let mut chat = client.subscribe("chat.*").await?;
+    /// # client.publish("chat.room1", "hi").await?;
+    /// while let Some(event) = chat.recv().await {
+    ///     if let Event::Message(message) = event {
+    ///         println!("{}: {:?}", message.topic, message.payload.as_str());
+    ///     }
+    ///     # break;
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub async fn recv(&mut self) -> Option<Event> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// The next event if one waits in this process.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let mut chat = client.subscribe("chat.*").await?;
+    /// while let Some(event) = chat.try_recv() {
+    ///     println!("{event:?}");
+    /// }
+    /// // Nothing waits any more, or it has ended.
+    /// assert!(chat.end_reason().is_none());
+    /// # Ok(()) });
+    /// ```
     pub fn try_recv(&mut self) -> Option<Event> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match self.poll_recv(&mut cx) {
@@ -258,33 +423,94 @@ impl Subscription {
     }
 
     /// The filter.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").await?;
+    /// assert_eq!(chat.filter().as_str(), "chat.*");
+    /// # Ok(()) });
+    /// ```
     pub fn filter(&self) -> &Filter {
         &self.filter
     }
 
     /// What the broker's first ack said: start positions, policy and bounds in force.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").await?;
+    /// let terms = chat.terms();
+    /// println!("{:?}, at most {} messages wait", terms.overflow, terms.limit);
+    /// # Ok(()) });
+    /// ```
     pub fn terms(&self) -> &Subscribed {
         self.terms.as_ref().expect("a subscription is handed out with its terms")
     }
 
     /// Where this reader is, in each stream: after the events it has taken. Given to [`Subscribe::from`] as
     /// [`From::Positions`], it makes another process go on exactly here.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::From;
+    ///
+    /// let mut orders = client.subscribe("orders.*").await?;
+    /// client.publish("orders.eu", "7").await?;
+    /// orders.recv().await;
+    /// let done = orders.position().to_vec(); // keep it, for instance in your database
+    /// drop(orders);
+    ///
+    /// let orders = client.subscribe("orders.*").from(From::Positions(done.clone())).await?;
+    /// assert_eq!(orders.position(), done);
+    /// # Ok(()) });
+    /// ```
     pub fn position(&self) -> &[Position] {
         &self.positions
     }
 
     /// How many messages wait in this process.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").await?;
+    /// assert_eq!(chat.lag(), 0);
+    /// # Ok(()) });
+    /// ```
     pub fn lag(&self) -> usize {
         let local = self.local.iter().filter(|item| matches!(item, Item::Event(Event::Message(_)))).count();
         local + self.queue.waiting()
     }
 
     /// Why it ended, once it has. What waits can still be read.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::EndReason;
+    ///
+    /// let chat = client.subscribe("chat.*").await?;
+    /// assert_eq!(chat.end_reason(), None);
+    /// client.drain().await?;
+    /// assert_eq!(chat.end_reason(), Some(EndReason::Closed));
+    /// # Ok(()) });
+    /// ```
     pub fn end_reason(&self) -> Option<EndReason> {
         self.queue.end_reason()
     }
 
     /// Ends it, and waits until the broker has taken note (at once while there is no connection).
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// let chat = client.subscribe("chat.*").await?;
+    /// chat.unsubscribe().await;
+    /// # Ok(()) });
+    /// ```
     pub async fn unsubscribe(self) {
         let (reply, done) = oneshot::channel();
         if self.handle.commands.send(Command::Unsubscribe { key: self.key, reply }).await.is_ok() {

@@ -23,8 +23,30 @@ use crate::{
 };
 
 /// What can stand for a topic. Text is checked on every call; a [`Topic`] is checked once.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Topic;
+///
+/// client.publish("chat.room1", "checked on every call").await?;
+///
+/// let topic = Topic::parse("chat.room1")?; // checked once
+/// for n in 0..10 {
+///     client.publish(&topic, n.to_string()).await?;
+/// }
+/// # Ok(()) });
+/// ```
 pub trait IntoTopic {
     /// The topic, or why it is none.
+    ///
+    /// ```
+    /// use tidegate_client::{IntoTopic, TopicError};
+    ///
+    /// assert_eq!("chat.room1".into_topic()?.as_str(), "chat.room1");
+    /// assert_eq!("chat.".into_topic(), Err(TopicError::EmptyToken));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn into_topic(self) -> Result<Topic, TopicError>;
 }
 
@@ -59,8 +81,26 @@ impl IntoTopic for &String {
 }
 
 /// What can stand for a filter.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::Filter;
+///
+/// client.subscribe("chat.*").await?;
+/// client.subscribe(Filter::parse("chat.>")?).await?;
+/// # Ok(()) });
+/// ```
 pub trait IntoFilter {
     /// The filter, or why it is none.
+    ///
+    /// ```
+    /// use tidegate_client::{IntoFilter, Topic};
+    ///
+    /// assert!("chat.*".into_filter()?.matches(&Topic::parse("chat.room1")?));
+    /// assert!("chat*".into_filter().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn into_filter(self) -> Result<Filter, TopicError>;
 }
 
@@ -101,6 +141,18 @@ impl IntoFilter for &String {
 }
 
 /// How values of a [`TypedTopic`] are written.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{ContentKind, Encoding};
+///
+/// client.topic("sensors.1", Encoding::Json).publish(&21.5).await?;
+/// client.topic("sensors.2", Encoding::Bincode).publish(&21.5).await?;
+/// let kind = client.history("sensors.2").await?[0].payload.kind();
+/// assert_eq!(kind, ContentKind::Binary);
+/// # Ok(()) });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Encoding {
     /// As JSON, which every subscriber can read.
@@ -115,6 +167,23 @@ pub enum Encoding {
 const BINCODE_LIMIT: usize = 16 << 20;
 
 /// A payload that is no value of the topic's type.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{DecodeError, Encoding, TypedEvent};
+///
+/// let mut readings = client.topic::<f64>("sensors.1", Encoding::Json).subscribe().await?;
+/// client.publish("sensors.1", "warm").await?;
+/// if let Some(TypedEvent::Message(message)) = readings.recv().await {
+///     match message.value {
+///         Ok(celsius) => println!("{celsius} °C"),
+///         Err(DecodeError::Kind(kind)) => println!("a publisher sends {kind:?}"),
+///         Err(error) => println!("{:?} is no number: {error}", message.message.payload.as_str()),
+///     }
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -169,8 +238,9 @@ impl Encoding {
 
 /// A topic of values of type `T`. See [`Client::topic`].
 ///
-/// ```no_run
-/// # async fn run(client: tidegate_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
 /// use tidegate_client::{Encoding, TypedEvent};
 ///
 /// #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -186,9 +256,9 @@ impl Encoding {
 ///     if let TypedEvent::Message(message) = event {
 ///         println!("{:?}", message.value?);
 ///     }
+///     # break;
 /// }
-/// # Ok(())
-/// # }
+/// # Ok(()) });
 /// ```
 pub struct TypedTopic<T> {
     client: Client,
@@ -206,11 +276,32 @@ impl<T> TypedTopic<T> {
 
 impl<T: Serialize> TypedTopic<T> {
     /// Publishes a value. See [`Client::publish`].
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Encoding;
+    ///
+    /// let readings = client.topic::<f64>("sensors.1", Encoding::Json);
+    /// let ack = readings.publish(&21.5).await?;
+    /// assert!(ack.position.is_some());
+    /// # Ok(()) });
+    /// ```
     pub async fn publish(&self, value: &T) -> Result<Published, PublishError> {
         self.publish_with(value, PublishOptions::new()).await
     }
 
     /// [`TypedTopic::publish`] with options.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Encoding, PublishOptions};
+    ///
+    /// let readings = client.topic::<f64>("sensors.1", Encoding::Json);
+    /// readings.publish_with(&21.5, PublishOptions::new().header("unit", "°C")).await?;
+    /// # Ok(()) });
+    /// ```
     pub async fn publish_with(&self, value: &T, options: PublishOptions) -> Result<Published, PublishError> {
         let topic =
             self.topic.clone().map_err(|e| PublishError::with_source(PublishErrorKind::InvalidTopic, e))?;
@@ -220,19 +311,33 @@ impl<T: Serialize> TypedTopic<T> {
 
 impl<T: DeserializeOwned> TypedTopic<T> {
     /// Subscribes with the defaults, from now on.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Encoding, TypedEvent};
+    ///
+    /// let topic = client.topic::<f64>("sensors.1", Encoding::Json);
+    /// let mut readings = topic.subscribe().await?;
+    /// topic.publish(&21.5).await?;
+    /// let Some(TypedEvent::Message(message)) = readings.recv().await else { panic!("the first event") };
+    /// assert_eq!(message.value?, 21.5);
+    /// # Ok(()) });
+    /// ```
     pub async fn subscribe(&self) -> Result<TypedSubscription<T>, SubscribeError> {
         self.subscribe_with(|subscribe| subscribe).await
     }
 
     /// Subscribes with what `set` sets.
     ///
-    /// ```no_run
-    /// # async fn run(topic: tidegate_client::TypedTopic<u64>) -> Result<(), tidegate_client::SubscribeError> {
-    /// use tidegate_client::From;
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Encoding, From};
     ///
+    /// let topic = client.topic::<f64>("sensors.1", Encoding::Json);
     /// let newest = topic.subscribe_with(|s| s.from(From::Last { n: 1, at: None })).await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok(()) });
     /// ```
     pub async fn subscribe_with(
         &self,
@@ -258,6 +363,25 @@ impl<T> fmt::Debug for TypedTopic<T> {
 }
 
 /// [`Event`], with messages read as `T`.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{Encoding, TypedEvent};
+///
+/// let topic = client.topic::<f64>("sensors.1", Encoding::Bincode);
+/// let mut readings = topic.subscribe().await?;
+/// # topic.publish(&21.5).await?;
+/// while let Some(event) = readings.recv().await {
+///     match event {
+///         TypedEvent::Message(message) => println!("{:?}", message.value),
+///         TypedEvent::Gap(gap) => println!("{:?} readings are missing", gap.count),
+///         TypedEvent::Resumed(_) | TypedEvent::Reset(_) => {}
+///     }
+///     # break;
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug)]
 pub enum TypedEvent<T> {
     /// A message.
@@ -271,6 +395,20 @@ pub enum TypedEvent<T> {
 }
 
 /// A message and the value in it.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use tidegate_client::{Encoding, TypedEvent};
+///
+/// let topic = client.topic::<f64>("sensors.1", Encoding::Json);
+/// let mut readings = topic.subscribe().await?;
+/// topic.publish(&21.5).await?;
+/// if let Some(TypedEvent::Message(message)) = readings.recv().await {
+///     println!("{} at {} ms", message.value?, message.message.time);
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Debug)]
 pub struct TypedMessage<T> {
     /// The value, or why the payload is none: one publisher's mistake does not end the subscription.
@@ -280,6 +418,23 @@ pub struct TypedMessage<T> {
 }
 
 /// A subscription to a [`TypedTopic`]: a stream of [`TypedEvent`]s.
+///
+/// ```
+/// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+/// # broker::run(async |client, url| {
+/// use futures_util::StreamExt;
+/// use tidegate_client::Encoding;
+///
+/// let topic = client.topic::<u64>("numbers", Encoding::Bincode);
+/// let numbers = topic.subscribe().await?;
+/// for n in 1..=3 {
+///     topic.publish(&n).await?;
+/// }
+/// // A `Stream` as any other.
+/// let three: Vec<_> = numbers.take(3).collect().await;
+/// # assert_eq!(three.len(), 3);
+/// # Ok(()) });
+/// ```
 pub struct TypedSubscription<T> {
     inner: Subscription,
     encoding: Encoding,
@@ -288,6 +443,20 @@ pub struct TypedSubscription<T> {
 
 impl<T: DeserializeOwned> TypedSubscription<T> {
     /// The next event; `None` at the end. Cancel-safe.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::{Encoding, TypedEvent};
+    ///
+    /// let topic = client.topic::<String>("names", Encoding::Json);
+    /// let mut names = topic.subscribe().await?;
+    /// topic.publish(&"Ada".to_owned()).await?;
+    /// if let Some(TypedEvent::Message(message)) = names.recv().await {
+    ///     assert_eq!(message.value?, "Ada");
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub async fn recv(&mut self) -> Option<TypedEvent<T>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -295,11 +464,31 @@ impl<T: DeserializeOwned> TypedSubscription<T> {
 
 impl<T> TypedSubscription<T> {
     /// The subscription beneath, for its terms and position.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Encoding;
+    ///
+    /// let readings = client.topic::<f64>("sensors.1", Encoding::Json).subscribe().await?;
+    /// println!("at {:?}", readings.subscription().position());
+    /// # Ok(()) });
+    /// ```
     pub fn subscription(&self) -> &Subscription {
         &self.inner
     }
 
     /// The subscription beneath, to read on untyped or to unsubscribe.
+    ///
+    /// ```
+    /// # mod broker { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/broker.rs")); }
+    /// # broker::run(async |client, url| {
+    /// use tidegate_client::Encoding;
+    ///
+    /// let readings = client.topic::<f64>("sensors.1", Encoding::Json).subscribe().await?;
+    /// readings.into_subscription().unsubscribe().await;
+    /// # Ok(()) });
+    /// ```
     pub fn into_subscription(self) -> Subscription {
         self.inner
     }
