@@ -27,6 +27,8 @@ pub struct Contender {
     pub many_topics: Option<String>,
     /// What starts it. `{port}` becomes a free port; without it the server says where it listens.
     pub command: Vec<String>,
+    /// How many processes it has.
+    pub processes: usize,
     /// What it cannot do, and why.
     pub cannot: Vec<(Ability, &'static str)>,
 }
@@ -70,6 +72,7 @@ impl Contender {
             adapter: adapter.to_owned(),
             many_topics: None,
             command: command.iter().map(|&word| word.to_owned()).collect(),
+            processes: 1,
             cannot: Vec::new(),
         }
     }
@@ -194,7 +197,7 @@ impl Settings {
     /// Where the server does not start, or the run is void.
     pub fn measure(&self, scenario: Scenario, contender: &Contender) -> io::Result<Round> {
         let probe_before = probe::send_and_receive(self.server_core)?;
-        let server = Server::start(&contender.command, self.server_core)?;
+        let server = Server::start(&contender.command, contender.processes, self.server_core)?;
         let output = Command::new(sibling("load")?)
             .args(scenario.arguments(self.seconds, self.warm_up))
             .args(["--json", "--adapter", contender.adapter(scenario)])

@@ -140,6 +140,8 @@ impl Peer {
             [&*run, "{port}"].into_iter().chain(self.arguments.iter().copied()).collect();
         Contender {
             many_topics: self.many_topics.map(str::to_owned),
+            // A master and a worker.
+            processes: if self.folder == "nchan" { 2 } else { 1 },
             cannot: self.cannot.to_vec(),
             ..Contender::new(self.name, self.adapter, &command)
         }

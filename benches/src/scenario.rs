@@ -83,6 +83,29 @@ impl Scenario {
         text.split_whitespace().map(str::to_owned).chain(["--payload".into(), payload.to_string()]).collect()
     }
 
+    /// The same with fewer of everybody, for trying things out.
+    pub fn shrunk(self, by: usize) -> Self {
+        let by = by.max(1);
+        let less = |count: usize| (count / by).max(1);
+        let subscribers = less(self.subscribers);
+        // As many for each subscriber.
+        let topics = |count: usize| less(count).div_ceil(subscribers) * subscribers;
+        let kind = match self.kind {
+            Kind::FanOut { window, burst, stalled } => {
+                Kind::FanOut { window, burst, stalled: stalled.div_ceil(by) }
+            }
+            Kind::Slow(stalled) => Kind::Slow(stalled.div_ceil(by)),
+            Kind::Many(count) => Kind::Many(less(count)),
+            Kind::Topics(count) => Kind::Topics(topics(count)),
+            Kind::Wildcards(count) => Kind::Wildcards(topics(count)),
+            Kind::Idle(count) => Kind::Idle(less(count)),
+            Kind::Storm(count) => Kind::Storm(less(count)),
+            Kind::Resume(count) => Kind::Resume(less(count)),
+            kind @ (Kind::Rate(_) | Kind::Pairs(_)) => kind,
+        };
+        Self { kind, subscribers, ..self }
+    }
+
     /// What is measured, for people.
     pub fn title(self) -> String {
         let subscribers = thousands(self.subscribers);

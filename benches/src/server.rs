@@ -17,7 +17,7 @@ use crate::process;
 /// How long a server may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to end when it is asked to; then it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that runs, until this is dropped.
 pub struct Server {
@@ -26,12 +26,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it on one core, and waits until it listens: at the port that took the place of `{port}` in its command,
+    /// Starts it on one core, and waits until it listens, in at least so many processes: at the port that took the place of `{port}` in its command,
     /// or at the first loopback address it prints.
     ///
     /// # Errors
     /// Where it cannot be started, ends, or does not listen within ten seconds.
-    pub fn start(command: &[String], core: usize) -> io::Result<Self> {
+    pub fn start(command: &[String], processes: usize, core: usize) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let given_port = command.iter().any(|word| word.contains("{port}"));
         let words: Vec<_> = command.iter().map(|word| word.replace("{port}", &port.to_string())).collect();
@@ -71,7 +71,8 @@ impl Server {
                 Err(mpsc::RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(50)),
                 _ => {}
             }
-            if given_port && TcpStream::connect(server.address).is_ok() {
+            // A master may listen before its workers are there, whose CPU time counts.
+            if given_port && server.pids().len() >= processes && TcpStream::connect(server.address).is_ok() {
                 return Ok(server);
             }
         }
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn a_server_that_ends_at_once_is_not_waited_for() {
         let core = process::cores().unwrap()[0];
-        let error = Server::start(&["false".into(), "{port}".into()], core).err().unwrap();
+        let error = Server::start(&["false".into(), "{port}".into()], 1, core).err().unwrap();
         assert!(error.to_string().contains("ended"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use socket2::{Domain, Socket, Type};
 use tidegate_benches::{
     poll::{Interest, Poll, Ready},
     process, websocket,
@@ -46,7 +47,12 @@ enum Fault {
 fn main() -> io::Result<()> {
     let options = Options::parse();
     process::raise_open_files()?;
-    let listener = TcpListener::bind(options.listen)?;
+    let socket = Socket::new(Domain::for_address(options.listen), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&options.listen.into())?;
+    // The library's 128 are too few for a storm.
+    socket.listen(4096)?;
+    let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     println!("listening on {}", listener.local_addr()?);
     Floor::new(listener, &options)?.run()
