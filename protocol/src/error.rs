@@ -5,6 +5,12 @@ use std::fmt;
 macro_rules! errors {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal, retry: $retry:literal;)*) => {
         /// Why a request was refused. The numbers and names are part of the protocol and never change meaning.
+        ///
+        /// ```
+        /// use tidegate_protocol::ErrorCode;
+        ///
+        /// assert_eq!(ErrorCode::PayloadTooLarge.to_string(), "1203 (payload_too_large)");
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode { $($(#[$doc])* $variant,)* /// A number this version does not know.
@@ -15,21 +21,47 @@ macro_rules! errors {
             pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$variant),*];
 
             /// The number on the wire.
+            ///
+            /// ```
+            /// use tidegate_protocol::ErrorCode;
+            ///
+            /// assert_eq!(ErrorCode::PayloadTooLarge.number(), 1203);
+            /// ```
             pub fn number(self) -> u16 {
                 match self { $(Self::$variant => $code,)* Self::Unknown(number) => number }
             }
 
             /// The name on the wire.
+            ///
+            /// ```
+            /// use tidegate_protocol::ErrorCode;
+            ///
+            /// assert_eq!(ErrorCode::PayloadTooLarge.name(), "payload_too_large");
+            /// ```
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* Self::Unknown(_) => "unknown" }
             }
 
             /// Whether the same request can succeed later.
+            ///
+            /// ```
+            /// use tidegate_protocol::ErrorCode;
+            ///
+            /// assert!(ErrorCode::RateLimited.retry());
+            /// assert!(!ErrorCode::PayloadTooLarge.retry());
+            /// ```
             pub fn retry(self) -> bool {
                 match self { $(Self::$variant => $retry,)* Self::Unknown(_) => false }
             }
 
             /// The error with this number.
+            ///
+            /// ```
+            /// use tidegate_protocol::ErrorCode;
+            ///
+            /// assert_eq!(ErrorCode::from_number(1203), ErrorCode::PayloadTooLarge);
+            /// assert_eq!(ErrorCode::from_number(1999), ErrorCode::Unknown(1999));
+            /// ```
             pub fn from_number(number: u16) -> Self {
                 match number { $($code => Self::$variant,)* other => Self::Unknown(other) }
             }

@@ -8,6 +8,14 @@ use crate::topic::{Topic, TopicError, check};
 ///
 /// A wildcard never stands for a token that starts with `$`, so `>` does not show a client the broker's own
 /// topics (the rule MQTT 5, section 4.7.2, has for its first level).
+///
+/// ```
+/// use tidegate_protocol::{Filter, Topic};
+///
+/// let trucks: Filter = "fleet.*.gps".parse()?;
+/// assert!(trucks.matches(&Topic::parse("fleet.truck42.gps")?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Filter {
     text: Arc<str>,
@@ -17,6 +25,13 @@ pub struct Filter {
 
 impl Filter {
     /// Checks `text` and keeps a copy of it.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// assert!(Filter::parse("chat.>").is_ok());
+    /// assert!(Filter::parse("chat.>.x").is_err()); // `>` stands last
+    /// ```
     pub fn parse(text: &str) -> Result<Self, TopicError> {
         check(text, true)?;
         // No other token has these characters.
@@ -25,27 +40,67 @@ impl Filter {
     }
 
     /// The filter as text.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// assert_eq!(Filter::parse("chat.*")?.as_str(), "chat.*");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The tokens between the dots.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// let filter = Filter::parse("chat.*")?;
+    /// assert!(filter.tokens().eq(["chat", "*"]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tokens(&self) -> impl Iterator<Item = &str> {
         self.text.split('.')
     }
 
     /// Whether any token is a wildcard.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// assert!(Filter::parse("chat.*")?.is_wildcard());
+    /// assert!(!Filter::parse("chat.room1")?.is_wildcard());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_wildcard(&self) -> bool {
         self.literal < self.text.len()
     }
 
     /// The one topic this filter takes, where it has no wildcard.
+    ///
+    /// ```
+    /// use tidegate_protocol::{Filter, Topic};
+    ///
+    /// assert_eq!(Filter::parse("chat.room1")?.as_topic(), Some(Topic::parse("chat.room1")?));
+    /// assert_eq!(Filter::parse("chat.*")?.as_topic(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn as_topic(&self) -> Option<Topic> {
         (!self.is_wildcard())
             .then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
     }
 
     /// Whether the filter takes `topic`.
+    ///
+    /// ```
+    /// use tidegate_protocol::{Filter, Topic};
+    ///
+    /// let filter = Filter::parse("chat.*")?;
+    /// assert!(filter.matches(&Topic::parse("chat.room1")?));
+    /// assert!(!filter.matches(&Topic::parse("chat.room1.typing")?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn matches(&self, topic: &Topic) -> bool {
         if !self.is_wildcard() {
             return *self.text == *topic.as_str();
@@ -70,6 +125,14 @@ impl Filter {
     }
 
     /// Whether some topic is taken by both.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// assert!(Filter::parse("*.eu")?.overlaps(&Filter::parse("orders.*")?)); // `orders.eu`
+    /// assert!(!Filter::parse("chat.*")?.overlaps(&Filter::parse("orders.*")?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn overlaps(&self, other: &Filter) -> bool {
         let (mut a, mut b) = (self.tokens(), other.tokens());
         loop {
@@ -89,6 +152,14 @@ impl Filter {
 
 impl Filter {
     /// Whether every topic that `other` takes is taken by this one too.
+    ///
+    /// ```
+    /// use tidegate_protocol::Filter;
+    ///
+    /// assert!(Filter::parse("chat.>")?.covers(&Filter::parse("chat.*")?));
+    /// assert!(!Filter::parse("chat.*")?.covers(&Filter::parse("chat.>")?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn covers(&self, other: &Filter) -> bool {
         let (mut mine, mut theirs) = (self.tokens(), other.tokens());
         loop {

@@ -90,6 +90,21 @@ pub struct Subscribe {
 }
 
 /// What happens to a subscription's messages when its lane is full.
+///
+/// ```
+/// use tidegate_protocol::frame::Overflow;
+///
+/// fn suits(subject: &str) -> Overflow {
+///     match subject {
+///         "prices" => Overflow::Latest,       // only the newest matters
+///         "sensors" => Overflow::DropOldest,  // the newer, the better
+///         "samples" => Overflow::DropNewest,  // any will do
+///         "ledger" => Overflow::Disconnect,   // all or nothing
+///         _ => Overflow::CatchUp,             // nothing may be missing
+///     }
+/// }
+/// assert_eq!(suits("chat"), Overflow::CatchUp);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
@@ -234,6 +249,18 @@ pub enum AckResult {
 }
 
 /// The terms of a new subscription.
+///
+/// ```
+/// use tidegate_protocol::frame::{Overflow, Subscribed};
+///
+/// fn show(terms: &Subscribed) -> String {
+///     format!("{} messages, {} bytes, then {:?}", terms.limit, terms.limit_bytes, terms.overflow)
+/// }
+/// # let terms = Subscribed {
+/// #     positions: Vec::new(), overflow: Overflow::CatchUp, limit: 256, limit_bytes: 262_144, live_only: false,
+/// # };
+/// assert_eq!(show(&terms), "256 messages, 262144 bytes, then CatchUp");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribed {
     /// Where it stands, in each stream its filter can reach.
@@ -249,6 +276,13 @@ pub struct Subscribed {
 }
 
 /// Where a new subscription stands in one stream.
+///
+/// ```
+/// use tidegate_protocol::{Epoch, frame::StartPosition};
+///
+/// let start = StartPosition { stream: None, epoch: Epoch(0x8f3a), offset: 41, live: 57 };
+/// println!("offsets {} to {} are read from the log first", start.offset + 1, start.live);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartPosition {
     /// The stream; absent for the default one.
@@ -262,6 +296,14 @@ pub struct StartPosition {
 }
 
 /// What came of a publish.
+///
+/// ```
+/// use tidegate_protocol::{Epoch, Position, frame::Published};
+///
+/// let position = Position { stream: None, epoch: Epoch(0x8f3a), offset: 42 };
+/// let ack = Published { position: Some(position), duplicate: false, report: None };
+/// assert_eq!(ack.position.map(|position| position.offset), Some(42));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// Where the message stands; absent for a topic in no stream.
@@ -273,6 +315,15 @@ pub struct Published {
 }
 
 /// How a fan-out stood, before the flush.
+///
+/// ```
+/// use tidegate_protocol::frame::Report;
+///
+/// fn all_take_it(report: &Report) -> bool {
+///     !report.partial && report.queued == report.matched
+/// }
+/// assert!(all_take_it(&Report { matched: 3, queued: 3, ..Report::default() }));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Subscriptions whose filter takes the topic.
@@ -302,6 +353,18 @@ pub struct ErrorFrame {
 }
 
 /// A message as a subscriber gets it.
+///
+/// ```
+/// use tidegate_protocol::{Codec, Message, ServerFrame};
+///
+/// fn show(message: &Message) -> String {
+///     format!("{} {}: {:?}", message.offset.unwrap_or(0), message.topic, message.payload.as_str())
+/// }
+/// # let line = br#"{"op":"message","topic":"chat.room1","offset":42,"time":1790000000123,"text":"hi"}"#;
+/// # let Some(Ok(ServerFrame::Message(message))) = Codec::Json.decode_server(line).next() else { panic!() };
+/// assert_eq!(show(&message), r#"42 chat.room1: Some("hi")"#);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// Its topic.
@@ -325,6 +388,21 @@ pub struct Message {
 }
 
 /// Messages a subscription was not given, at the place in its flow where they are missing.
+///
+/// ```
+/// use tidegate_protocol::{Codec, ServerFrame, frame::Gap};
+///
+/// fn show(gap: &Gap) -> String {
+///     match (gap.count, gap.at_most) {
+///         (Some(count), _) => format!("{count} messages are missing: {:?}", gap.reason),
+///         (None, Some(bound)) => format!("at most {bound} messages are missing: {:?}", gap.reason),
+///         (None, None) => format!("messages are missing: {:?}", gap.reason),
+///     }
+/// }
+/// # let line = br#"{"op":"gap","sub":2,"count":12,"from":43,"to":60,"reason":"overflow","policy":"drop_oldest"}"#;
+/// # let Some(Ok(ServerFrame::Gap(gap))) = Codec::Json.decode_server(line).next() else { panic!() };
+/// assert_eq!(show(&gap), "12 messages are missing: Overflow");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
     /// The subscription.
@@ -348,6 +426,20 @@ pub struct Gap {
 }
 
 /// Why messages are missing.
+///
+/// ```
+/// use tidegate_protocol::frame::GapReason;
+///
+/// /// Whether what is missing is gone for good, and not only superseded.
+/// fn is_loss(reason: GapReason) -> bool {
+///     match reason {
+///         GapReason::Merged => false,
+///         GapReason::Overflow | GapReason::Evicted | GapReason::Epoch => true,
+///         GapReason::Away | GapReason::Books => true,
+///     }
+/// }
+/// assert!(!is_loss(GapReason::Merged));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {

@@ -8,6 +8,18 @@ use self::scan::ScanError;
 use crate::limits::JSON_DEPTH;
 
 /// What a payload's bytes are.
+///
+/// ```
+/// use tidegate_protocol::{ContentKind, Payload};
+///
+/// fn show(payload: &Payload) -> String {
+///     match payload.kind() {
+///         ContentKind::Json | ContentKind::Text => payload.as_str().unwrap_or_default().to_owned(),
+///         ContentKind::Binary => format!("{} bytes", payload.len()),
+///     }
+/// }
+/// assert_eq!(show(&Payload::binary(vec![1, 2, 3])), "3 bytes");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContentKind {
@@ -22,6 +34,15 @@ pub enum ContentKind {
 /// A message's content. Cheap to clone.
 ///
 /// Its doors check what they let in, so that nothing a publisher sends can end a frame or forge one.
+///
+/// ```
+/// use tidegate_protocol::Payload;
+///
+/// let text = Payload::text("hello");
+/// let json = Payload::json(br#"{"text":"hello"}"#)?;
+/// let binary = Payload::binary(vec![0, 255]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
     kind: ContentKind,
@@ -29,6 +50,14 @@ pub struct Payload {
 }
 
 /// Why bytes are no payload of the kind they claim.
+///
+/// ```
+/// use tidegate_protocol::{Payload, payload::PayloadError};
+///
+/// assert!(matches!(Payload::json(b"{"), Err(PayloadError::Json(_))));
+/// assert_eq!(Payload::json("[".repeat(65).as_bytes()), Err(PayloadError::Depth));
+/// assert_eq!(Payload::text_from_bytes(b"\xff"), Err(PayloadError::Utf8));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
     /// Not exactly one JSON value.
@@ -45,6 +74,14 @@ pub enum PayloadError {
 impl Payload {
     /// One JSON value. Its line breaks (outside strings they are white space, inside they cannot stand) are taken
     /// out, since a line break ends a JSON frame, and the white space around it too.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// let payload = Payload::json(b"{\n  \"n\": 1\n}\n")?;
+    /// assert_eq!(payload.as_str(), Some(r#"{  "n": 1}"#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn json(data: &[u8]) -> Result<Self, PayloadError> {
         let line_breaks = scan_json(data)?;
         let data = data.trim_ascii();
@@ -57,6 +94,13 @@ impl Payload {
     }
 
     /// A value, written as JSON: the Rust SDK's door.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::to_json(&[1, 2])?.as_str(), Some("[1,2]"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, PayloadError> {
         let data = serde_json::to_vec(value).map_err(|e| PayloadError::Json(e.to_string()))?;
         // A value may hold raw JSON, and may nest.
@@ -64,22 +108,48 @@ impl Payload {
     }
 
     /// Text.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::text("hello"), "hello".into());
+    /// ```
     pub fn text(text: impl Into<String>) -> Self {
         Self { kind: ContentKind::Text, data: Bytes::from(text.into()) }
     }
 
     /// Text that may not be UTF-8.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::text_from_bytes(b"hello"), Ok(Payload::text("hello")));
+    /// assert!(Payload::text_from_bytes(b"\xff").is_err());
+    /// ```
     pub fn text_from_bytes(data: &[u8]) -> Result<Self, PayloadError> {
         std::str::from_utf8(data).map_err(|_| PayloadError::Utf8)?;
         Ok(Self { kind: ContentKind::Text, data: Bytes::copy_from_slice(data) })
     }
 
     /// Any bytes.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::binary(vec![1, 2]), vec![1, 2].into());
+    /// ```
     pub fn binary(data: impl Into<Bytes>) -> Self {
         Self { kind: ContentKind::Binary, data: data.into() }
     }
 
     /// Bytes of a kind that is only known at run time; copied.
+    ///
+    /// ```
+    /// use tidegate_protocol::{ContentKind, Payload};
+    ///
+    /// assert_eq!(Payload::of_kind(ContentKind::Text, b"21.5")?, Payload::text("21.5"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn of_kind(kind: ContentKind, data: &[u8]) -> Result<Self, PayloadError> {
         match kind {
             ContentKind::Json => Self::json(data),
@@ -89,16 +159,35 @@ impl Payload {
     }
 
     /// What the bytes are.
+    ///
+    /// ```
+    /// use tidegate_protocol::{ContentKind, Payload};
+    ///
+    /// assert_eq!(Payload::text("hello").kind(), ContentKind::Text);
+    /// ```
     pub fn kind(&self) -> ContentKind {
         self.kind
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(&Payload::text("hello").data()[..], b"hello");
+    /// ```
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
     /// The bytes as text, where they are JSON or text.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::text("hello").as_str(), Some("hello"));
+    /// assert_eq!(Payload::binary("hello").as_str(), None);
+    /// ```
     pub fn as_str(&self) -> Option<&str> {
         match self.kind {
             ContentKind::Json | ContentKind::Text => std::str::from_utf8(&self.data).ok(),
@@ -107,11 +196,23 @@ impl Payload {
     }
 
     /// How many bytes.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert_eq!(Payload::text("größe").len(), 7);
+    /// ```
     pub fn len(&self) -> usize {
         self.data.len()
     }
 
     /// Whether there is no byte.
+    ///
+    /// ```
+    /// use tidegate_protocol::Payload;
+    ///
+    /// assert!(Payload::text("").is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }

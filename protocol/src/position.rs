@@ -12,6 +12,15 @@ pub const DEFAULT_STREAM: &str = "default";
 /// The incarnation of a stream's log. Offsets of different epochs have nothing to do with each other.
 ///
 /// On the wire, in both codecs, it is a string of 16 lower-case hexadecimal digits.
+///
+/// ```
+/// use tidegate_protocol::Epoch;
+///
+/// let epoch: Epoch = "0000000000008f3a".parse()?;
+/// assert_eq!(epoch, Epoch(0x8f3a));
+/// assert_eq!(epoch.to_string(), "0000000000008f3a");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
@@ -54,6 +63,15 @@ impl FromStr for Epoch {
 }
 
 /// All a client needs to resume in one stream: it has everything up to and with `offset`.
+///
+/// ```
+/// use tidegate_protocol::{Epoch, From, Position};
+///
+/// // As it was kept in a database.
+/// let (epoch, offset) = (0x8f3a, 41);
+/// let position = Position { stream: None, epoch: Epoch(epoch), offset };
+/// let resume = From::Positions(vec![position]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The stream; absent for [`DEFAULT_STREAM`].
@@ -65,6 +83,14 @@ pub struct Position {
 }
 
 /// Where a subscription starts, or what part of a topic's history is asked for.
+///
+/// ```
+/// use tidegate_protocol::From;
+///
+/// let retained = From::Last { n: 1, at: None };
+/// let this_morning = From::Since(1_790_000_000_000);
+/// assert_eq!(From::default(), From::Live);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum From {
     /// Only what is published from now on.

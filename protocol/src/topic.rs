@@ -8,10 +8,26 @@ use crate::limits::{TOPIC_BYTES, TOPIC_TOKENS};
 ///
 /// Cheap to clone. Tokens are non-empty UTF-8 with no `.`, `*`, `>`, white space or control character; at most
 /// [`TOPIC_BYTES`] bytes and [`TOPIC_TOKENS`] tokens.
+///
+/// ```
+/// use tidegate_protocol::Topic;
+///
+/// let topic: Topic = "fleet.berlin.truck42".parse()?;
+/// assert_eq!(topic.tokens().last(), Some("truck42"));
+/// assert!(Topic::parse("fleet.*").is_err()); // that is a filter
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
 /// Why a text is no topic or no filter.
+///
+/// ```
+/// use tidegate_protocol::{Topic, topic::TopicError};
+///
+/// assert_eq!(Topic::parse("chat..room1"), Err(TopicError::EmptyToken));
+/// assert_eq!(Topic::parse("chat room"), Err(TopicError::Character(' ')));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
     /// The text, or a token between two dots, is empty.
@@ -30,22 +46,51 @@ pub enum TopicError {
 
 impl Topic {
     /// Checks `text` and keeps a copy of it.
+    ///
+    /// ```
+    /// use tidegate_protocol::Topic;
+    ///
+    /// let topic = Topic::parse("chat.room1")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(text: &str) -> Result<Self, TopicError> {
         check(text, false)?;
         Ok(Self(text.into()))
     }
 
     /// The topic as text.
+    ///
+    /// ```
+    /// use tidegate_protocol::Topic;
+    ///
+    /// assert_eq!(Topic::parse("chat.room1")?.as_str(), "chat.room1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The tokens between the dots.
+    ///
+    /// ```
+    /// use tidegate_protocol::Topic;
+    ///
+    /// let topic = Topic::parse("chat.room1")?;
+    /// assert!(topic.tokens().eq(["chat", "room1"]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tokens(&self) -> impl Iterator<Item = &str> {
         self.0.split('.')
     }
 
     /// Whether a token starts with `$`: such topics are the broker's own, and clients may not publish to them.
+    ///
+    /// ```
+    /// use tidegate_protocol::Topic;
+    ///
+    /// assert!(Topic::parse("$sys.load")?.is_reserved());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with('$') || self.0.contains(".$")
     }

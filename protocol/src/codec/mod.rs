@@ -14,6 +14,14 @@ use crate::{
 };
 
 /// How frames are written, agreed on by WebSocket subprotocol.
+///
+/// ```
+/// use tidegate_protocol::{ClientFrame, Codec};
+///
+/// let mut bytes = Vec::new();
+/// Codec::Json.encode_client(&ClientFrame::Ping { id: 5 }, &mut bytes);
+/// assert_eq!(bytes, br#"{"op":"ping","id":5}"#);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
     /// `tidegate.v1.json`, text frames; also where no subprotocol was asked for.
@@ -75,6 +83,12 @@ impl Codec {
     pub const ALL: [Codec; 2] = [Codec::Bincode, Codec::Json];
 
     /// The WebSocket subprotocol's name.
+    ///
+    /// ```
+    /// use tidegate_protocol::Codec;
+    ///
+    /// assert_eq!(Codec::Json.subprotocol(), "tidegate.v1.json");
+    /// ```
     pub fn subprotocol(self) -> &'static str {
         match self {
             Self::Json => "tidegate.v1.json",
@@ -83,11 +97,25 @@ impl Codec {
     }
 
     /// The codec of a subprotocol.
+    ///
+    /// ```
+    /// use tidegate_protocol::Codec;
+    ///
+    /// assert_eq!(Codec::from_subprotocol("tidegate.v1.bincode"), Some(Codec::Bincode));
+    /// assert_eq!(Codec::from_subprotocol("mqtt"), None);
+    /// ```
     pub fn from_subprotocol(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|codec| codec.subprotocol() == name)
     }
 
     /// What stands between two frames of one WebSocket message.
+    ///
+    /// ```
+    /// use tidegate_protocol::Codec;
+    ///
+    /// assert_eq!(Codec::Json.separator(), b"\n");
+    /// assert!(Codec::Bincode.separator().is_empty());
+    /// ```
     pub fn separator(self) -> &'static [u8] {
         match self {
             Self::Json => b"\n",
@@ -96,6 +124,14 @@ impl Codec {
     }
 
     /// Appends a client's frame to `out`, without a separator.
+    ///
+    /// ```
+    /// use tidegate_protocol::{ClientFrame, Codec};
+    ///
+    /// let mut bytes = Vec::new();
+    /// Codec::Json.encode_client(&ClientFrame::Credit { sub: 2, add: 100 }, &mut bytes);
+    /// assert_eq!(bytes, br#"{"op":"credit","sub":2,"add":100}"#);
+    /// ```
     pub fn encode_client(self, frame: &ClientFrame, out: &mut Vec<u8>) {
         match self {
             Self::Json => json::encode_client(frame, out),
@@ -104,6 +140,14 @@ impl Codec {
     }
 
     /// Appends a broker's frame to `out`, without a separator.
+    ///
+    /// ```
+    /// use tidegate_protocol::{Codec, ServerFrame};
+    ///
+    /// let mut bytes = Vec::new();
+    /// Codec::Json.encode_server(&ServerFrame::Pong { id: 5 }, &mut bytes);
+    /// assert_eq!(bytes, br#"{"op":"pong","id":5}"#);
+    /// ```
     pub fn encode_server(self, frame: &ServerFrame, out: &mut Vec<u8>) {
         match self {
             Self::Json => json::encode_server(frame, out),
@@ -113,6 +157,16 @@ impl Codec {
 
     /// Appends a message's frame to `out`, without a separator: the same bytes that
     /// [`Codec::encode_server`] gives, without the detour over a [`ServerFrame`].
+    ///
+    /// ```
+    /// use tidegate_protocol::{Codec, ServerFrame};
+    ///
+    /// let line = br#"{"op":"message","topic":"chat.room1","offset":42,"time":1790000000123,"text":"hi"}"#;
+    /// let Some(Ok(ServerFrame::Message(message))) = Codec::Json.decode_server(line).next() else { panic!() };
+    /// let mut bytes = Vec::new();
+    /// Codec::Json.encode_message(&message, &mut bytes);
+    /// assert_eq!(bytes, line);
+    /// ```
     pub fn encode_message(self, message: &Message, out: &mut Vec<u8>) {
         match self {
             Self::Json => json::encode_message(message, out),
@@ -122,6 +176,14 @@ impl Codec {
 
     /// Turns `out`'s end, the encoding of a message without `sub`, into the encoding of the same message for `sub`
     /// alone. `sub` stands last in a message for this.
+    ///
+    /// ```
+    /// use tidegate_protocol::Codec;
+    ///
+    /// let mut bytes = br#"{"op":"message","topic":"chat.room1","time":1790000000123,"text":"hi"}"#.to_vec();
+    /// Codec::Json.tag_message(&mut bytes, 2);
+    /// assert!(bytes.ends_with(br#""text":"hi","sub":2}"#));
+    /// ```
     pub fn tag_message(self, out: &mut Vec<u8>, sub: u64) {
         match self {
             Self::Json => json::tag_message(out, sub),
@@ -130,11 +192,27 @@ impl Codec {
     }
 
     /// Reads the client frames of one WebSocket message, one after the other.
+    ///
+    /// ```
+    /// use tidegate_protocol::{ClientFrame, Codec};
+    ///
+    /// let mut frames = Codec::Json.decode_client(b"{\"op\":\"ping\",\"id\":5}\n{\"op\":\"ping\",\"id\":6}");
+    /// assert_eq!(frames.next(), Some(Ok(ClientFrame::Ping { id: 5 })));
+    /// assert_eq!(frames.next(), Some(Ok(ClientFrame::Ping { id: 6 })));
+    /// assert_eq!(frames.next(), None);
+    /// ```
     pub fn decode_client(self, bytes: &[u8]) -> impl Iterator<Item = Result<ClientFrame, DecodeError>> {
         Frames { codec: self, rest: bytes, json: json::decode_client, bincode: bincode::decode_client }
     }
 
     /// Reads the server frames of one WebSocket message, one after the other.
+    ///
+    /// ```
+    /// use tidegate_protocol::{Codec, ServerFrame};
+    ///
+    /// let mut frames = Codec::Json.decode_server(br#"{"op":"pong","id":5}"#);
+    /// assert_eq!(frames.next(), Some(Ok(ServerFrame::Pong { id: 5 })));
+    /// ```
     pub fn decode_server(self, bytes: &[u8]) -> impl Iterator<Item = Result<ServerFrame, DecodeError>> {
         Frames { codec: self, rest: bytes, json: json::decode_server, bincode: bincode::decode_server }
     }
