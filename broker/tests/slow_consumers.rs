@@ -26,8 +26,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 const HEALTHY: usize = 1000;
 const MESSAGES: u64 = 3000;
-/// Few enough for any socket's buffers: a healthy reader is never behind, however busy the machine is.
-const BATCH: u64 = 30;
+/// Few enough for a socket's buffers: a healthy reader is never behind, however busy the machine is. Enough that the
+/// kernel begins a part of what is flushed to a stalled one, and the rest has to go into its lane.
+const BATCH: u64 = 100;
 const PAYLOAD_BYTES: usize = 1024;
 /// More keys than a `latest` lane has room for, so that it evicts as well as merges.
 const KEYS: u64 = 400;
@@ -193,7 +194,8 @@ fn raise_open_files() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_readers_that_stall_cost_their_bound_and_a_thousand_others_nothing() {
     raise_open_files();
-    let broker = Broker::configured(CONFIG);
+    // So that a batch gathers to one flush of several WebSocket messages.
+    let broker = Broker::configured(&format!("{CONFIG}flush_interval = \"5ms\"\n"));
     let (address, url) = (broker.address(), broker.url());
 
     let mut unread = Vec::new();
