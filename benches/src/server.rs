@@ -23,6 +23,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Server {
     process: Child,
     address: SocketAddr,
+    /// Disconnected once all that write to its output have ended.
+    output: mpsc::Receiver<SocketAddr>,
 }
 
 impl Server {
@@ -49,30 +51,30 @@ impl Server {
             start.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
         })?;
         // Room for the one address that is waited for.
-        let (found, address) = mpsc::sync_channel(1);
+        let (found, output) = mpsc::sync_channel(1);
+        // Connected while it starts, even if it closes its output.
+        let starting = found.clone();
         if let Some(stdout) = process.stdout.take() {
             watch(stdout, found.clone());
         }
         if let Some(stderr) = process.stderr.take() {
             watch(stderr, found);
         }
-        let mut server = Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let mut server = Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)), output };
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
             if let Some(status) = server.process.try_wait()? {
                 return Err(io::Error::other(format!("{} ended: {status}", words[0])));
             }
-            match address.recv_timeout(Duration::from_millis(50)) {
-                Ok(address) if !given_port => {
-                    server.address = address;
-                    return Ok(server);
-                }
-                // Without output the channel is closed, and nothing else would hold the loop back.
-                Err(mpsc::RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(50)),
-                _ => {}
+            // Nothing tells when a port is there or a worker: those are looked for again and again.
+            let said = server.output.recv_timeout(Duration::from_millis(50));
+            if let (Ok(address), false) = (said, given_port) {
+                server.address = address;
             }
+            let listens = if given_port { TcpStream::connect(server.address).is_ok() } else { said.is_ok() };
             // A master may listen before its workers are there, whose CPU time counts.
-            if given_port && server.pids().len() >= processes && TcpStream::connect(server.address).is_ok() {
+            if listens && server.pids().len() >= processes {
+                drop(starting);
                 return Ok(server);
             }
         }
@@ -108,9 +110,7 @@ impl Drop for Server {
         // First the politest way, so that a master takes its workers with it.
         let _ = kill_process(pids[0], Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        while self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
         let _ = self.process.kill();
         let _ = self.process.wait();
         for &pid in &pids[1..] {
