@@ -16,12 +16,13 @@ use tidegate_protocol::{
 use crate::{
     config::Config,
     engine::{Engine, Settled, Submission, Tally},
+    outbox::{Batch, Evicted},
     shard::{
         inbox::{Inbox, Item},
         index::Index,
     },
     stream::{
-        Draft, Log, LogLimits, Published,
+        Draft, Log, LogLimits, Published, Read, ReadBudget,
         idempotency::{KeyLimits, Keys},
     },
 };
@@ -215,6 +216,21 @@ impl Hub {
 }
 
 impl Stream {
+    /// Reads what `filter` takes in `(after, upto]` as far as `budget` goes. Segments that no longer change are read
+    /// without the lock.
+    ///
+    /// # Errors
+    ///
+    /// The log no longer has what follows `after`.
+    pub fn read(&self, after: u64, upto: u64, filter: &Filter, budget: ReadBudget) -> Result<Batch, Evicted> {
+        let read = self.lock().log.read(after, upto, filter, budget);
+        match read {
+            Read::Batch { messages, scanned } => Ok((messages, scanned)),
+            Read::Sealed(segment) => Ok(segment.read(after, upto, filter, budget)),
+            Read::Evicted { start } => Err(Evicted { start }),
+        }
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, Ordered> {
         self.ordered.lock()
     }

@@ -26,7 +26,7 @@ use crate::{
     hub::{Hub, Stream},
     metrics::Counters,
     outbox::{Batch, Entry, Evicted, Lane, LogSource, Offered},
-    stream::{Published, Read, ReadBudget},
+    stream::{Published, ReadBudget},
 };
 
 /// See the module.
@@ -162,6 +162,8 @@ impl Delivery {
                 }
             }
         }
+        debug_assert_eq!(report.matched, (matches.exact.len() + matches.wild.len()) as u64 * count);
+        debug_assert!(report.queued + report.merged + report.dropped + report.behind <= report.matched);
         report
     }
 
@@ -703,7 +705,7 @@ impl Delivery {
     }
 }
 
-/// A stream's lock and a filter, as a lane reads them. Segments that no longer change are read without the lock.
+/// A stream and a filter, as a lane reads them.
 struct StreamSource<'a> {
     stream: &'a Stream,
     filter: &'a Filter,
@@ -711,12 +713,7 @@ struct StreamSource<'a> {
 
 impl LogSource for StreamSource<'_> {
     fn read(&mut self, after: u64, upto: u64, budget: ReadBudget) -> Result<Batch, Evicted> {
-        let read = self.stream.lock().log.read(after, upto, self.filter, budget);
-        match read {
-            Read::Batch { messages, scanned } => Ok((messages, scanned)),
-            Read::Sealed(segment) => Ok(segment.read(after, upto, self.filter, budget)),
-            Read::Evicted { start } => Err(Evicted { start }),
-        }
+        self.stream.read(after, upto, self.filter, budget)
     }
 
     fn get(&mut self, offset: u64) -> Option<Arc<Published>> {

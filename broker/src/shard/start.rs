@@ -7,10 +7,10 @@ use tidegate_protocol::{
 };
 
 use crate::{
-    hub::{Hub, Ordered, Stream},
-    outbox::{Lane, Loss, Terms},
+    hub::{Hub, Stream},
+    outbox::{Evicted, Lane, Loss, Terms},
     session::error,
-    stream::{Log, Read, ReadBudget},
+    stream::{Log, ReadBudget},
 };
 
 /// A subscription's start in one stream, resolved under the stream's lock.
@@ -113,14 +113,12 @@ pub fn history(hub: &Hub, request: &HistoryRequest, budget: ReadBudget) -> Serve
     let Some(at) = hub.stream_of(&request.topic) else {
         return error(Some(request.id), ErrorCode::NoHistory, "the topic is in no stream");
     };
-    let Stream { name, .. } = &hub.streams()[at];
     let budget = ReadBudget {
         messages: budget.messages.min(request.limit.map_or(usize::MAX, |n| n as usize)).max(1),
         ..budget
     };
-    let ordered = hub.streams()[at].lock();
     let filter = request.topic.clone().into();
-    match page(&ordered, &request.from, name.as_ref(), &filter, budget) {
+    match page(&hub.streams()[at], &request.from, &filter, budget) {
         Ok((messages, position, more)) => {
             ServerFrame::History(HistoryPage { id: request.id, messages, position: Some(position), more })
         }
@@ -130,13 +128,18 @@ pub fn history(hub: &Hub, request: &HistoryRequest, budget: ReadBudget) -> Serve
 
 type Page = (Vec<tidegate_protocol::Message>, Position, bool);
 
+/// The lock is held to find where the page begins, or which the newest are. A head that grows meanwhile is for the next
+/// page.
 fn page(
-    ordered: &Ordered,
+    stream: &Stream,
     from: &From,
-    name: Option<&StreamName>,
     filter: &tidegate_protocol::Filter,
     budget: ReadBudget,
 ) -> Result<Page, &'static str> {
+    let Stream { name, epoch, .. } = stream;
+    let position = |offset| Position { stream: name.clone(), epoch: *epoch, offset };
+    let name = name.as_ref();
+    let ordered = stream.lock();
     let log = &ordered.log;
     let head = log.head();
     let mut after = match from {
@@ -162,26 +165,28 @@ fn page(
             // The newest n are the answer; where a page cannot hold them all, the oldest of them go.
             let last = log.last(filter, *n, at, budget.messages);
             let mut bytes = 0;
-            let mut messages: Vec<_> = Vec::new();
-            for message in last.offsets.iter().rev().filter_map(|&offset| log.get(offset)) {
-                bytes += message.cost as usize;
-                if bytes > budget.bytes && !messages.is_empty() {
+            let mut newest: Vec<_> = Vec::new();
+            for published in last.offsets.iter().rev().filter_map(|&offset| log.get(offset)) {
+                bytes += published.cost as usize;
+                if bytes > budget.bytes && !newest.is_empty() {
                     break;
                 }
-                messages.push(message.message.clone());
+                newest.push(published);
             }
-            messages.reverse();
+            drop(ordered);
+            let messages = newest.iter().rev().map(|published| published.message.clone()).collect();
             let end = at.unwrap_or(head);
-            return Ok((messages, log.position(end), end < head));
+            return Ok((messages, position(end), end < head));
         }
     };
+    drop(ordered);
     let mut messages = Vec::new();
     let mut left = budget;
     while after < head && left.messages > 0 && left.bytes > 0 {
-        let (batch, scanned) = match log.read(after, head, filter, left) {
-            Read::Batch { messages, scanned } => (messages, scanned),
-            Read::Sealed(segment) => segment.read(after, head, filter, left),
-            Read::Evicted { start } => (Vec::new(), start - 1),
+        let (batch, scanned) = match stream.read(after, head, filter, left) {
+            Ok(batch) => batch,
+            // The log may have gone beyond this page's end meanwhile.
+            Err(Evicted { start }) => (Vec::new(), head.min(start - 1)),
         };
         for message in batch {
             left.messages = left.messages.saturating_sub(1);
@@ -193,5 +198,5 @@ fn page(
         }
         after = scanned;
     }
-    Ok((messages, log.position(after), after < head))
+    Ok((messages, position(after), after < head))
 }
