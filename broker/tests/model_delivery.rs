@@ -91,7 +91,7 @@ fn lanes_that_read_on_keep_within_the_connections_budget() {
     for _ in 0..20 {
         // Checks what the lanes pin.
         port.tick(&[]);
-        most = most.max(port.delivery.pinned);
+        most = most.max(port.pinned());
         while socket.read(&mut [0; 4096]).is_ok() {}
         port.on_writable(at);
     }
@@ -406,7 +406,7 @@ impl World {
     }
 
     fn finish(mut self) {
-        assert_eq!(self.port.delivery.pinned, 0);
+        assert_eq!(self.port.pinned(), 0);
         self.tick(true);
         for peer in &mut self.peers {
             let line = peer.line.as_ref().unwrap();

@@ -1,8 +1,9 @@
 //! The hub between several shards, without their threads: whatever one shard is too slow for, each gets a stream's
 //! messages in the stream's order, none missing and none twice; every request is answered once.
 //!
-//! A shard is played as `tidegate::shard::Shard` plays it: it takes what its inbox holds, and reads from the log what
-//! that refused, while others go on publishing.
+//! A shard is played here, as dull as can be, for what no shard can be made to do: others publish between any two of its
+//! steps, while it reads from a log what its inbox refused. The real one, `tidegate::shard::dispatch::Dispatch`, is driven
+//! in `model_delivery.rs`.
 
 mod model;
 mod seeds;

@@ -95,7 +95,53 @@ pub struct Sub {
     pub reach: Reach,
 }
 
+/// A token's lower half is a place, its upper half a generation.
+const PLACE_BITS: u32 = usize::BITS / 2;
+
+/// The token of a connection at a place in the slab; generations come again after `1 << PLACE_BITS`.
+pub fn token(generation: usize, place: usize) -> usize {
+    (generation << PLACE_BITS) | place
+}
+
+/// The slab's place of a token.
+pub fn place(token: usize) -> u32 {
+    (token & (usize::MAX >> PLACE_BITS)) as u32
+}
+
 impl Client {
+    /// A connection that asked for nothing yet, and is looked at first for its first ping.
+    pub fn new(
+        token: usize,
+        connection: Connection,
+        codec: Codec,
+        session: Session,
+        now: Instant,
+        next_ping: Instant,
+    ) -> Self {
+        Self {
+            token,
+            connection,
+            codec,
+            session,
+            ranges: SmallVec::new(),
+            control: None,
+            outbox: None,
+            pinned: 0,
+            history: None,
+            held: None,
+            blocked: false,
+            dirty: false,
+            pumping: false,
+            reading: false,
+            charged: 0,
+            ending: false,
+            paused: false,
+            resumed: now,
+            next_ping,
+            next_check: next_ping,
+        }
+    }
+
     /// Queues a reply or notice.
     pub fn reply(&mut self, frame: &ServerFrame, what: What) {
         self.control.get_or_insert_default().push(self.codec, frame, what);
