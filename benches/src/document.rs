@@ -276,14 +276,11 @@ impl Record {
     }
 
     fn plots(&self) -> Vec<(&'static str, String)> {
-        let usual = |scenario: Scenario| scenario.subscribers == 1000 && scenario.payload == 128;
-        let fan_out = |kind| matches!(kind, Kind::FanOut { stalled: 0, .. });
+        // The first group: the usual number of subscribers, little and much at a time.
+        let fan_out = self.groups.first().map_or(&[][..], |group| &group.tables);
         let mut ratio: Vec<(String, Vec<Series<f64>>)> = Vec::new();
-        for (scenario, table) in self.find(|scenario| usual(scenario) && fan_out(scenario.kind)) {
+        for (scenario, table) in fan_out.iter().filter_map(|table| Some((table.kind()?, table))) {
             let Some(floor) = table.row(FLOOR) else { continue };
-            if ratio.iter().any(|(title, _)| *title == scenario.title()) {
-                continue;
-            }
             let mut series: Vec<Series<f64>> = (table.rows.iter().filter(|row| row.server != FLOOR))
                 .map(|row| (row.server.clone(), self.color(&row.server), row.ratio(floor, 0)))
                 .collect();

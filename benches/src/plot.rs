@@ -14,9 +14,10 @@ pub struct Plot<'a> {
 }
 
 const WIDTH: f64 = 860.0;
+/// The floor's, Tidegate's two, then the peers'.
 const COLORS: [&str; 14] = [
-    "#0969da", "#54aeff", "#d1242f", "#bf8700", "#1a7f37", "#8250df", "#bc4c00", "#bf3989", "#0e8a8a",
-    "#57606a", "#7a5230", "#4ac26b", "#c297ff", "#9a9a00",
+    "#8b949e", "#0969da", "#54aeff", "#d1242f", "#1a7f37", "#8250df", "#c297ff", "#bf3989", "#e85aad",
+    "#0e8a8a", "#7a5230", "#9a9a00", "#4ac26b", "#bc4c00",
 ];
 
 /// A series and its color: that of its place, so that a server has the same in every plot.

@@ -183,7 +183,8 @@ fn table(scenario: Scenario, options: &Options, contenders: &[Contender], rounds
 }
 
 fn spread(values: &[f64]) -> String {
-    if values.is_empty() {
+    // Beside a floor of nothing there is no ratio.
+    if values.is_empty() || values.iter().any(|value| !value.is_finite()) {
         return "-".to_owned();
     }
     let (min, max) = values.iter().fold((f64::MAX, f64::MIN), |(min, max), &v| (min.min(v), max.max(v)));
