@@ -3,10 +3,14 @@
 use std::{hint::black_box, ops::ControlFlow, sync::Arc};
 
 use tidegate::{
+    config::Config,
+    engine::{Request, Submission, Ticket, memory::Memory},
+    hub::Hub,
     outbox::{Lane, Terms},
     shard::{
         arena::Arena,
         cork::Cork,
+        inbox::{Inbox, Waiting},
         index::{CacheLimits, Index},
     },
     stream::{Draft, Log, LogLimits, Published, Read, ReadBudget},
@@ -111,6 +115,12 @@ pub const LOOPS: &[Loop] = &[
         what: "an exact filter comes and goes",
         iterations: SHORT,
         build: index_insert_remove,
+    },
+    Loop {
+        name: "hub/publish-unheard",
+        what: "all of a publish behind its frame: key, place, log, nobody to give it to, answer; 1,000 topics in turn",
+        iterations: SHORT,
+        build: publish_unheard,
     },
     Loop {
         name: "log/append",
@@ -346,6 +356,26 @@ fn index_insert_remove() -> Box<dyn FnMut()> {
         assert!(index.insert(black_box(&filters[next]), 100_001));
         assert!(index.remove(black_box(&filters[next]), 100_001));
         next = (next + 1) % filters.len();
+    })
+}
+
+fn publish_unheard() -> Box<dyn FnMut()> {
+    let inbox = Arc::new(Inbox::new(16));
+    let hub = Hub::new(&Config::default(), [inbox.clone()].into(), Box::new(Memory), || Epoch(1));
+    let topics: Vec<_> = (0..1000).map(|i| topic(&format!("fleet.truck{i:05}"))).collect();
+    let payload = payload();
+    let instance: Arc<str> = "instance".into();
+    let (mut id, mut answers) = (0, Waiting::default());
+    Box::new(move || {
+        id += 1;
+        let ticket = Ticket { shard: 0, connection: 0, id, payload_bytes: payload.len() as u32 };
+        let idempotency = Some((instance.clone(), id.to_string().into()));
+        let request = Request { ticket: Some(ticket), idempotency, tally: None, shard: 0 };
+        let draft = draft(&topics[id as usize % topics.len()], &payload, None);
+        assert!(hub.submit(black_box(Submission { draft, request, now_ms: id })).is_ok());
+        inbox.take(&mut answers);
+        assert_eq!(answers.settled.len(), 1);
+        answers.settled.clear();
     })
 }
 
