@@ -45,7 +45,7 @@ pub struct Machine {
 }
 
 /// A server that took part, or that could not.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
     /// As in the tables.
     pub name: String,

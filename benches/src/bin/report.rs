@@ -56,6 +56,9 @@ struct Options {
     /// Measure nothing: write the page again from the raw figures of an earlier run.
     #[arg(long)]
     from: Option<PathBuf>,
+    /// Go on with a run that was cut short: groups that stand in its raw figures are not measured again.
+    #[arg(long)]
+    resume: bool,
     /// Where the raw figures go: `docs/benchmarks/quick.json` or `full.json`.
     #[arg(long)]
     raw: Option<PathBuf>,
@@ -189,10 +192,17 @@ fn run(options: &Options) -> io::Result<()> {
     let raw = options.raw.clone().unwrap_or_else(|| {
         options.root.join("docs/benchmarks").join(if options.quick { "quick.json" } else { "full.json" })
     });
+    if options.resume {
+        record.groups = kept(&raw, &record)?;
+    }
     let start = Instant::now();
     for plan in plans {
+        if record.groups.iter().any(|group| group.heading == plan.heading) {
+            continue;
+        }
         let group = options.measure(plan, &contenders, record.settings, start)?;
         record.groups.push(group);
+        record.groups.sort_by_key(|group| PLANS.iter().position(|plan| plan.heading == group.heading));
         // After each, so that a run that is cut short has a page too.
         save(&record, &raw)?;
         record.write(&options.root)?;
@@ -297,6 +307,23 @@ impl Options {
     }
 }
 
+/// What an earlier run of the same commit, servers and lengths has measured.
+fn kept(raw: &Path, record: &Record) -> io::Result<Vec<Group>> {
+    let earlier: Record = match fs::read_to_string(raw) {
+        Ok(text) => serde_json::from_str(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let same = earlier.commit == record.commit
+        && earlier.settings == record.settings
+        && earlier.build == record.build
+        && earlier.servers == record.servers;
+    if same {
+        return Ok(earlier.groups);
+    }
+    Err(io::Error::other(format!("{}: of another commit, build, length or choice of peers", raw.display())))
+}
+
 /// Writes the raw figures, with five digits that matter.
 fn save(record: &Record, path: &Path) -> io::Result<()> {
     fn round(value: &mut Value) {
@@ -372,4 +399,32 @@ fn machine() -> io::Result<Machine> {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         memory_bytes: kib * 1024,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(commit: &str) -> Record {
+        Record {
+            commit: commit.into(),
+            date: String::new(),
+            command: String::new(),
+            build: String::new(),
+            settings: Settings { rounds: 0, seconds: 0.5, warm_up: 0.3, server_core: 0, load_core: 1 },
+            machine: Machine { cpu: String::new(), cores: 2, kernel: String::new(), memory_bytes: 0 },
+            servers: Vec::new(),
+            groups: vec![Group { heading: "Fan-out".into(), note: String::new(), tables: Vec::new() }],
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_kept_for_the_same_commit_only() {
+        let raw = std::env::temp_dir().join(format!("tidegate-report-{}.json", std::process::id()));
+        assert!(kept(&raw, &record("abc")).unwrap().is_empty(), "nothing was measured yet");
+        save(&record("abc"), &raw).unwrap();
+        assert_eq!(kept(&raw, &record("abc")).unwrap().len(), 1);
+        assert!(kept(&raw, &record("def")).is_err());
+        fs::remove_file(&raw).unwrap();
+    }
 }
