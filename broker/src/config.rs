@@ -49,6 +49,8 @@ pub struct Config {
     pub streams: Vec<Stream>,
     /// What subscriptions may ask for, by topic. The first rule whose filter takes the whole of theirs holds.
     pub topics: Vec<TopicRule>,
+    /// Whether the pages of `tidegate demo` are served. Not an option: no file and no variable can set it.
+    pub demo: bool,
 }
 
 const KIB: u64 = 1 << 10;
@@ -183,6 +185,7 @@ impl Default for Config {
             memory: Memory::default(),
             streams: vec![Stream::default()],
             topics: Vec::new(),
+            demo: false,
         }
     }
 }

@@ -320,6 +320,7 @@ async fn serve_http(
         ready: Box::new(move || ready.ready.load(Relaxed)),
         metrics: Box::new(move || metrics.metrics.render(&metrics.hub)),
         admit: Box::new(move || admit.admit()),
+        demo: config.demo,
     });
     while let Some((stream, peer)) = sockets.recv().await {
         let Ok(permit) = room.clone().acquire_owned().await else { return };

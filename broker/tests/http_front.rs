@@ -66,6 +66,7 @@ impl Front {
                     admit: Box::new(move || {
                         if options.full { Err("all connections are taken".into()) } else { Ok(()) }
                     }),
+                    demo: false,
                 });
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -52,6 +52,8 @@ pub struct Site {
     pub metrics: Box<dyn Fn() -> String>,
     /// Whether a further WebSocket is welcome; else the reason, for a person, and the client gets 503.
     pub admit: Box<dyn Fn() -> Result<(), String>>,
+    /// Whether the pages of `tidegate demo` are served too.
+    pub demo: bool,
 }
 
 /// A connection that has become a WebSocket: its 101 is written, and nothing was read from it as a frame.
@@ -160,7 +162,7 @@ fn route(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> Result<An
     if path == "/ws" {
         return open_websocket(request, site, turn);
     }
-    let page = pages::find(path);
+    let page = pages::find(path, site.demo);
     if page.is_none() && !matches!(path, "/metrics" | "/live" | "/ready") {
         return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}")));
     }

@@ -85,6 +85,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
         ready: Box::new(|| true),
         metrics: Box::new(String::new),
         admit: Box::new(|| Ok(())),
+        demo: false,
     });
     let take = Rc::new(take);
     tokio::task::LocalSet::new().block_on(&runtime, async {
