@@ -17,6 +17,7 @@ mod bench;
 mod completions;
 mod config;
 mod connection;
+mod demo;
 mod publish;
 mod serve;
 mod signals;
@@ -49,6 +50,7 @@ enum Command {
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
     Bench(bench::Bench),
+    Demo(demo::Demo),
     /// Check or print the configuration
     // Else clap answers a missing subcommand with its whole help, which is no line that says what is wrong.
     #[command(subcommand, arg_required_else_help = false)]
@@ -79,6 +81,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Pub(publish)) => publish.run(),
         Some(Command::Sub(subscribe)) => subscribe.run(),
         Some(Command::Bench(bench)) => bench.run(),
+        Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Completions(completions)) => completions.run(),
     });
