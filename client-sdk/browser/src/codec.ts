@@ -1,4 +1,4 @@
-import type { ClientFrame, ServerFrame } from './frame.js';
+import type { ClientFrame, ServerFrame, Unreadable } from './frame.js';
 
 /** How frames are written, agreed on by WebSocket subprotocol. */
 export interface Codec {
@@ -12,3 +12,11 @@ export interface Codec {
    */
   decode(data: string | ArrayBuffer): ServerFrame[];
 }
+
+/** What stands for a frame that could not be read; `code` is one of error.ts. */
+export function unreadable(code: number, fatal = false): Unreadable {
+  return { op: 'unreadable', code, fatal };
+}
+
+/** Why a gap may be: the protocol's order is their number in bincode. */
+export const REASONS = ['overflow', 'merged', 'evicted', 'epoch', 'away', 'books'] as const;

@@ -204,7 +204,6 @@ export interface Unreadable {
   op: 'unreadable';
   /** 1001, 1002, 1003 or 1202: see error.ts. */
   code: number;
-  message: string;
   fatal: boolean;
 }
 
