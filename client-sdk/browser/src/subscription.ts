@@ -1,0 +1,208 @@
+import { Emitter } from './emitter.js';
+import type { TidegateError } from './error.js';
+import type { Position } from './frame.js';
+import type { GapItem, Item, MessageItem, ResetItem, ResumedItem, SubscribeOptions, Terms } from './item.js';
+import type { Session } from './session.js';
+import { type Reader, Subscriber, type SubscriptionState } from './session/subscriber.js';
+
+/** Messages that may wait in this page. As many as a lane of the broker holds by default. */
+const CREDIT = 256;
+
+/** The same for callbacks, which let nothing wait: so that a long line is filled. */
+const CALLBACK_CREDIT = 1024;
+
+/** What a subscription tells by `on`. */
+export interface SubscriptionEvents<T = unknown> {
+  message: MessageItem<T>;
+  gap: GapItem;
+  resumed: ResumedItem;
+  reset: ResetItem;
+  /** Its state changed: with the error's code and reason where one was the cause. */
+  state: { state: SubscriptionState; code?: number; reason?: string };
+  /** The broker refused it, or ended it. It is asked for again where `error.retry`, else it is `unsubscribed`. */
+  error: TidegateError;
+}
+
+/** What a subscription needs of its client. */
+export interface Host {
+  readonly session: Session;
+  /** Subscribers with callbacks, by what they were asked for with. */
+  readonly shared: Map<string, Subscriber>;
+  /** Subscriptions to start before anything else is written. */
+  readonly fresh: Set<Subscription<never>>;
+  /** There may be something to do. */
+  kick(): void;
+  /** Told where no listener of the subscription was. */
+  onError(error: TidegateError): void;
+}
+
+/**
+ * One filter's messages, over all reconnects: `for await (const item of subscription)`, or callbacks by `on`.
+ *
+ * `for await` takes one item after the other: what is not taken waits here (at most `credit` messages), then at the
+ * broker, under the `overflow` policy. Leaving the loop unsubscribes. A second iterator, or one beside callbacks, has a
+ * subscription of its own at the broker, so that a slow one holds up no other.
+ *
+ * Callbacks are called as items come. Items wait until there is a listener for `message`, or an iterator.
+ */
+export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
+  readonly filter: string;
+  /** See {@link SubscriptionState}. */
+  state: SubscriptionState = 'subscribing';
+
+  readonly #host: Host;
+  readonly #options: SubscribeOptions;
+  readonly #emitter = new Emitter<SubscriptionEvents<T>>();
+  #subscriber: Subscriber | undefined;
+  #key = '';
+  #isListening = false;
+  #isIterating = false;
+  /** By `unsubscribe`: what waits is not given any more. */
+  #isDropped = false;
+  #error: TidegateError | undefined;
+  #waiting: (() => void)[] = [];
+  #iterators: Subscription<T>[] = [];
+
+  /** @internal */
+  constructor(host: Host, filter: string, options: SubscribeOptions) {
+    this.#host = host;
+    this.filter = filter;
+    this.#options = options;
+    host.fresh.add(this as unknown as Subscription<never>);
+    host.kick();
+  }
+
+  /**
+   * Where the reader is, in each stream: behind the items it has taken. Given as `from`, it makes another subscription,
+   * in another page or after a reload, go on exactly here.
+   */
+  get positions(): Position[] {
+    return (this.#subscriber?.read ?? []).map((position) => ({ ...position }));
+  }
+
+  /** What the broker said is in force; `undefined` until it has. */
+  get terms(): Terms | undefined {
+    const ack = this.#subscriber?.terms;
+    return ack && { overflow: ack.overflow!, limit: ack.limit!, limitBytes: ack.limit_bytes!, liveOnly: !!ack.live_only };
+  }
+
+  /** Calls `listener` with every such event. Gives the function that ends that. */
+  on<Name extends keyof SubscriptionEvents<T>>(
+    name: Name,
+    listener: (event: SubscriptionEvents<T>[Name]) => void,
+  ): () => void {
+    if (name == 'message' && !this.#isListening) {
+      this.#isListening = true;
+      const subscriber = this.#subscriber;
+      if (subscriber && !this.#isIterating) {
+        subscriber.pushes = true;
+        this.#host.session.stage(subscriber);
+        this.#host.kick();
+      }
+    }
+    return this.#emitter.on(name, listener);
+  }
+
+  /**
+   * Ends it: no item is given any more. Where it shares a subscription at the broker, the others go on. Resolves once
+   * the broker has taken note, at once without a connection; there is no need to wait for it.
+   */
+  unsubscribe(): Promise<void> {
+    if (this.state == 'unsubscribed') return Promise.resolve();
+    const subscriber = this.#subscriber;
+    this.#host.fresh.delete(this as unknown as Subscription<never>);
+    subscriber?.readers.delete(this.#reader);
+    this.#isDropped = true;
+    this.#end(undefined, !subscriber?.readers.size);
+    if (!subscriber || subscriber.readers.size) return Promise.resolve();
+    this.#host.kick();
+    return this.#host.session.unsubscribe(subscriber);
+  }
+
+  /** Items one by one. It throws the broker's error where that ended the subscription. */
+  [Symbol.asyncIterator](): AsyncIterator<Item<T>, undefined> & AsyncIterable<Item<T>> {
+    if ((this.#isIterating || this.#isListening) && this.state != 'unsubscribed') {
+      const own = new Subscription<T>(this.#host, this.filter, this.#options);
+      this.#iterators.push(own);
+      return own[Symbol.asyncIterator]();
+    }
+    this.#isIterating = true;
+    const iterator = {
+      next: () => this.#next(),
+      return: async () => {
+        await this.unsubscribe();
+        return { done: true as const, value: undefined };
+      },
+      [Symbol.asyncIterator]: () => iterator as AsyncIterator<Item<T>, undefined> & AsyncIterable<Item<T>>,
+    };
+    return iterator;
+  }
+
+  async #next(): Promise<IteratorResult<Item<T>, undefined>> {
+    for (;;) {
+      const subscriber = this.#subscriber;
+      const value = this.#isDropped ? undefined : (subscriber?.take() as Item<T> | undefined);
+      if (value) {
+        if (this.#host.session.attend(subscriber!)) this.#host.kick();
+        this.#emitter.emit(value.type, value as never);
+        return { done: false, value };
+      }
+      if (this.state == 'unsubscribed') {
+        const error = this.#error;
+        this.#error = undefined;
+        if (error) throw error;
+        return { done: true, value: undefined };
+      }
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+  }
+
+  /** Asks the broker for it, or joins those that have asked for the same. */
+  start(): void {
+    const { session, shared } = this.#host;
+    const { filter } = this;
+    const { from = 'live', overflow, limit, limitBytes, echo, credit } = this.#options;
+    const pushes = this.#isListening && !this.#isIterating;
+    if (pushes && from == 'live') this.#key = JSON.stringify([filter, overflow, limit, limitBytes, echo, credit]);
+    let subscriber = shared.get(this.#key);
+    // One that is to come back gives what was published before this one was asked for.
+    if (!subscriber || !(subscriber.isNew || subscriber.isActive)) {
+      const most = credit ?? (pushes ? CALLBACK_CREDIT : CREDIT);
+      subscriber = new Subscriber(filter, this.#options, Math.max(1, most));
+      subscriber.pushes = pushes;
+      session.subscribe(subscriber);
+      if (this.#key) shared.set(this.#key, subscriber);
+    }
+    this.#subscriber = subscriber;
+    subscriber.readers.add(this.#reader);
+    if (subscriber.isActive) this.#reader.onState('subscribed', undefined);
+  }
+
+  readonly #reader: Reader = {
+    onItem: (item) => void this.#emitter.emit(item.type, item as never),
+    onReady: () => this.#wake(),
+    onState: (state, error) => {
+      if (error && !this.#emitter.emit('error', error) && !this.#isIterating) this.#host.onError(error);
+      if (state == 'unsubscribed') this.#end(error, true);
+      else if (state != this.state) this.#setState(state, error);
+    },
+  };
+
+  #end(error: TidegateError | undefined, isLast: boolean): void {
+    const { shared } = this.#host;
+    if (isLast && shared.get(this.#key) == this.#subscriber) shared.delete(this.#key);
+    this.#error = error;
+    this.#setState('unsubscribed', error);
+    for (const iterator of this.#iterators.splice(0)) void iterator.unsubscribe();
+    this.#wake();
+  }
+
+  #setState(state: SubscriptionState, error: TidegateError | undefined): void {
+    this.state = state;
+    this.#emitter.emit('state', { state, ...(error && { code: error.code, reason: error.message }) });
+  }
+
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+}
