@@ -64,7 +64,7 @@ const DAY: u64 = 24 * HOUR;
 sections! {
     /// Where and for whom the broker listens.
     pub struct Server {
-        /// Address and port of the one listener: the console page, WebSocket (/ws), /metrics, /live and /ready.
+        /// Address and port of the one listener: the console page, WebSocket (/ws), the HTTP API (/v1), /metrics, /live and /ready.
         /// Port 0 takes any that is free; the broker says which.
         pub listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7400)), Address;
         /// Threads that own connections; 0 is one for each core the process may run on.
@@ -128,6 +128,10 @@ sections! {
         pub history_page_messages: u32 = 1000, Count(1..=100_000);
         /// Bytes of one page of `history`; a larger message has a page for itself.
         pub history_page_bytes: usize = 256 << 10, Size(KIB..=64 * MIB);
+        /// Messages of one batch over HTTP (error 1203 beyond it).
+        pub batch_messages: usize = 1000, Count(1..=100_000);
+        /// Bytes of one batch over HTTP, as it is sent (error 1203 beyond it).
+        pub batch_bytes: usize = 1 << 20, Size(KIB..=GIB);
         /// Messages a subscription from `last` may start with; the oldest beyond it become a gap.
         pub last_messages: usize = 16_384, Count(1..=10_000_000);
         /// Frames that could not be read before the connection is closed with 4501.
@@ -144,6 +148,9 @@ sections! {
         pub outbox_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
         /// What read buffers and control lanes may hold. At it, new connections are refused.
         pub connection_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
+        /// What the bodies of HTTP requests under way may hold, with what is read out of them. At it, they are refused
+        /// with 503.
+        pub http_bytes: u64 = 64 << 20, Size(MIB..=16 * TIB);
         /// What remembered idempotency keys may hold, for each stream. At it, the longest idle go.
         pub idempotency_bytes: u64 = 64 << 20, Size(MIB..=16 * TIB);
         /// What waits between shards, in messages for one shard.

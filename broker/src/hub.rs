@@ -4,7 +4,7 @@
 //! subscription's start and a publish never cross. A shard's inbox is filled under that lock; its own lock is taken
 //! last and held for one push. No lock is held across an await, and none is taken for a delivery.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
@@ -67,6 +67,20 @@ pub struct Reach {
     pub streams: SmallVec<[usize; 1]>,
     pub live_only: bool,
 }
+
+/// A topic that a stream holds a message of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTopic {
+    pub topic: Topic,
+    pub stream: Option<StreamName>,
+    /// The offset of its newest message.
+    pub newest: u64,
+}
+
+/// How many places of a log's table of topics are looked at under one lock: for less than a millisecond.
+const LISTED_PLACES: usize = 4096;
+/// How often a table is gone through that changes meanwhile.
+const LISTINGS: usize = 3;
 
 impl Hub {
     /// `epochs` gives each stream's log a name that no earlier one had.
@@ -155,6 +169,41 @@ impl Hub {
 
     pub fn streams(&self) -> &[Stream] {
         &self.streams
+    }
+
+    /// The first `limit` topics of `filter` behind `after` by name, of those that have a message in a log. No lock is held
+    /// for long, so what comes or goes meanwhile may stand there or not.
+    pub fn topics(&self, filter: &Filter, after: &str, limit: usize) -> Vec<KnownTopic> {
+        let mut found: BTreeMap<Box<str>, KnownTopic> = BTreeMap::new();
+        for stream in self.reach(filter).streams.into_iter().map(|at| &self.streams[at]) {
+            for _ in 0..LISTINGS {
+                let (mut at, mut seen) = (0, 0);
+                let all = loop {
+                    let ordered = stream.lock();
+                    let more = ordered.log.topics_at(at, LISTED_PLACES, |topic, newest| {
+                        seen += 1;
+                        let fits = || found.last_key_value().is_none_or(|(last, _)| topic.as_str() < &**last);
+                        if topic.as_str() > after && filter.matches(topic) && (found.len() < limit || fits())
+                        {
+                            let (topic, stream) = (topic.clone(), stream.name.clone());
+                            found.insert(Box::from(topic.as_str()), KnownTopic { topic, stream, newest });
+                            if found.len() > limit {
+                                found.pop_last();
+                            }
+                        }
+                    });
+                    if !more {
+                        break ordered.log.topics();
+                    }
+                    at += LISTED_PLACES;
+                };
+                // A table that grew meanwhile has put them elsewhere.
+                if seen >= all {
+                    break;
+                }
+            }
+        }
+        found.into_values().collect()
     }
 
     /// Takes the lock of the topics that are in no stream.

@@ -14,14 +14,17 @@ use std::{
 
 use tidegate_protocol::Epoch;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::LocalSet,
 };
 
 use crate::{
     config::Config,
     engine::memory::Memory,
-    http::{self, Origins, Site},
+    http::{
+        self, Origins, Site,
+        api::{self, Api},
+    },
     hub::Hub,
     metrics::Metrics,
     shard::{Order, Parts, Shard, inbox::Inbox},
@@ -182,6 +185,7 @@ pub async fn run(
         ready: AtomicBool::new(true),
         http: (0..count).map(|_| AtomicUsize::new(0)).collect(),
         loopback,
+        api: Arc::new(api::Shared::new(&config)),
         hub,
         config,
     });
@@ -225,6 +229,7 @@ struct Shared {
     /// Connections of each shard that are not WebSockets (yet).
     http: Box<[AtomicUsize]>,
     loopback: bool,
+    api: Arc<api::Shared>,
 }
 
 /// The server's end of a shard.
@@ -320,21 +325,34 @@ async fn serve_http(
         ready: Box::new(move || ready.ready.load(Relaxed)),
         metrics: Box::new(move || metrics.metrics.render(&metrics.hub)),
         admit: Box::new(move || admit.admit()),
+        api: Some(Api::new(config.clone(), shared.hub.clone(), orders.clone(), shared.api.clone())),
         demo: config.demo,
     });
     while let Some((stream, peer)) = sockets.recv().await {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let (site, orders, shared) = (site.clone(), orders.clone(), shared.clone());
+        let (site, orders) = (site.clone(), orders.clone());
+        let slot = Slot { shared: shared.clone(), number, _permit: permit };
         tokio::task::spawn_local(async move {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream)
-                && let Some(upgraded) = http::serve(stream, peer, site).await
+                && let Some(upgraded) = http::serve(stream, peer, site, slot).await
             {
                 // The shard is gone only at the very end.
                 let _ = orders.send(Order::Adopt(upgraded)).await;
             }
-            shared.http[number].fetch_sub(1, Relaxed);
-            drop(permit);
         });
+    }
+}
+
+/// A place among a shard's HTTP connections.
+struct Slot {
+    shared: Arc<Shared>,
+    number: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.shared.http[self.number].fetch_sub(1, Relaxed);
     }
 }
 
@@ -364,7 +382,8 @@ fn random_epoch() -> Epoch {
 fn raise_open_files(connections: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let wanted = connections as u64 + HTTP_CONNECTIONS as u64 + 64;
+    // A stream of events holds its socket and both ends of a pair.
+    let wanted = 3 * connections as u64 + HTTP_CONNECTIONS as u64 + 64;
     let raised = limit.maximum.map_or(wanted, |most| most.min(wanted));
     if limit.current.is_some_and(|current| current < raised)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit })

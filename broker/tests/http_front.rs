@@ -66,6 +66,7 @@ impl Front {
                     admit: Box::new(move || {
                         if options.full { Err("all connections are taken".into()) } else { Ok(()) }
                     }),
+                    api: None,
                     demo: false,
                 });
             let runtime =
@@ -76,7 +77,7 @@ impl Front {
                 while let Ok((stream, peer)) = listener.accept().await {
                     let (site, upgrades) = (Rc::clone(&site), upgrades.clone());
                     tokio::task::spawn_local(async move {
-                        if let Some(upgraded) = http::serve(stream, peer, site).await {
+                        if let Some(upgraded) = http::serve(stream, peer, site, ()).await {
                             let _ = upgrades.send(upgraded);
                         }
                     });

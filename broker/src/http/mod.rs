@@ -3,14 +3,18 @@
 //! * [`origin`]: which web pages, and which names of this host, are welcome. No I/O.
 //! * `upgrade`: what a request must say to become a WebSocket (RFC 6455, section 4.2). No I/O.
 //! * `pages`: the files of the console.
+//! * [`routes`]: the table of everything else that is answered; [`api`]: what is under `/v1`; `cors`: who may read it.
+//! * `refusal`: what is not done, and why.
 //! * this file: one connection's requests, routed and bounded in time and size.
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     convert::Infallible,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -19,25 +23,34 @@ use fastwebsockets::upgrade::UpgradeFut;
 use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
-    body::Incoming,
+    body::{Frame, Incoming, SizeHint},
     header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use socket2::SockRef;
 use tidegate_protocol::Codec;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 
+mod cors;
 mod pages;
+mod refusal;
 mod upgrade;
 
+pub mod api;
 pub mod origin;
+pub mod routes;
 
 pub use self::origin::Origins;
+use self::{
+    api::{Api, Events, Progress},
+    refusal::Refusal,
+    routes::{At, Does},
+};
 
 /// What a listener's connections share.
 pub struct Site {
@@ -52,6 +65,8 @@ pub struct Site {
     pub metrics: Box<dyn Fn() -> String>,
     /// Whether a further WebSocket is welcome; else the reason, for a person, and the client gets 503.
     pub admit: Box<dyn Fn() -> Result<(), String>>,
+    /// What is under `/v1`; nothing where it is absent.
+    pub api: Option<Api>,
     /// Whether the pages of `tidegate demo` are served too.
     pub demo: bool,
 }
@@ -73,18 +88,27 @@ pub struct Upgraded {
 /// (`limits::TOKEN_BYTES`) and the head around it.
 const HEAD_BYTES: usize = 16 * 1024;
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
-/// Serves one HTTP/1.1 connection until it ends, or until it has become a WebSocket.
+/// Serves one HTTP/1.1 connection until it ends, or until it has become a WebSocket. `slot` is dropped where it is over,
+/// or goes on as a stream of events: that is a connection of the broker's, and counted as such.
 ///
-/// To be run on a current-thread runtime with timers; `None` where the connection ended.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>) -> Option<Upgraded> {
-    let turn = Rc::new(Turn { since: Cell::new(Instant::now()), upgrade: RefCell::new(None) });
+/// To be run on a current-thread runtime with timers, as a local task; `None` where the connection ended.
+pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>, slot: impl Any) -> Option<Upgraded> {
+    bound_waiting(&stream, &site);
+    let turn = Rc::new(Turn {
+        since: Cell::new(Instant::now()),
+        phase: RefCell::new(Phase::Asked),
+        slot: RefCell::new(Some(Box::new(slot))),
+        upgrade: RefCell::new(None),
+    });
     let service = service_fn(|request| {
         let (site, turn) = (Rc::clone(&site), Rc::clone(&turn));
         async move {
-            turn.since.set(Instant::now());
-            Ok::<_, Infallible>(answer(request, &site, &turn))
+            turn.begin();
+            let answer = answer(request, &site, &turn).await;
+            turn.end();
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
@@ -95,17 +119,17 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>) -> Optio
         .with_upgrades();
     let mut connection = pin!(connection);
     loop {
-        let deadline = turn.since.get() + site.handshake_timeout;
+        let deadline = turn.deadline(site.handshake_timeout);
         match timeout_at(deadline, connection.as_mut()).await {
             Ok(Ok(())) => break,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "http connection ended");
                 return None;
             }
-            // Another request came meanwhile, and has its own time.
-            Err(_) if turn.since.get() + site.handshake_timeout > deadline => {}
+            // Another request came meanwhile, or this one moves on, and has its own time.
+            Err(_) if turn.deadline(site.handshake_timeout) > deadline => {}
             Err(_) => {
-                tracing::debug!(%peer, "http connection closed: no request in time");
+                tracing::debug!(%peer, "http connection closed: nothing moved in time");
                 return None;
             }
         }
@@ -119,14 +143,93 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>) -> Optio
 
 /// What one connection's requests leave for the loop around them.
 struct Turn {
-    /// When the newest request came; before the first, when the connection did.
+    /// When the newest request came, or was answered; before the first, when the connection did. Later, by what an
+    /// upload may take longer.
     since: Cell<Instant>,
+    phase: RefCell<Phase>,
+    slot: RefCell<Option<Box<dyn Any>>>,
     upgrade: RefCell<Option<(UpgradeFut, Codec)>>,
 }
 
-fn answer(mut request: Request<Incoming>, site: &Site, turn: &Turn) -> Answer {
-    let answered = check(&request, site).and_then(|()| route(&mut request, site, turn));
-    let mut response = answered.unwrap_or_else(|refusal| refusal.response());
+/// What the time of a connection goes into.
+enum Phase {
+    /// The client's part: a request, or taking the answer.
+    Asked,
+    /// The broker's part: its handlers have their own bounds, which are shorter than [`WORK_TIMEOUT`].
+    Working,
+    /// A stream of events, which may stand still so long.
+    Streaming(Rc<Progress>, Duration),
+}
+
+/// No request may take longer than this, whatever goes wrong.
+const WORK_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Turn {
+    fn begin(&self) {
+        self.since.set(Instant::now());
+        self.phase.replace(Phase::Asked);
+    }
+
+    fn end(&self) {
+        self.since.set(Instant::now());
+        let mut phase = self.phase.borrow_mut();
+        if matches!(*phase, Phase::Working) {
+            *phase = Phase::Asked;
+        }
+    }
+
+    /// The client gets so much longer.
+    fn allow(&self, time: Duration) {
+        self.since.set(self.since.get() + time);
+    }
+
+    /// All that the client has to send is there.
+    fn work(&self) {
+        self.since.set(Instant::now());
+        self.phase.replace(Phase::Working);
+    }
+
+    /// The answer is a stream of events.
+    fn stream(&self, progress: Rc<Progress>, stall_timeout: Duration) {
+        self.phase.replace(Phase::Streaming(progress, stall_timeout));
+        drop(self.slot.take());
+    }
+
+    /// When the connection is to be closed, as things stand.
+    fn deadline(&self, handshake_timeout: Duration) -> Instant {
+        match &*self.phase.borrow() {
+            Phase::Asked => self.since.get() + handshake_timeout,
+            Phase::Working => self.since.get() + WORK_TIMEOUT,
+            Phase::Streaming(progress, stall_timeout) => {
+                progress.stalled_since().unwrap_or_else(Instant::now) + *stall_timeout
+            }
+        }
+    }
+}
+
+/// What the kernel may hold unsent of one HTTP connection, in bytes, so that a slow reader of events is noticed.
+#[cfg(target_os = "linux")]
+const NOTSENT_BYTES: u32 = 16 << 10;
+
+/// An event goes out when it is there, what is not taken is not gathered, and who is gone without a word is noticed: no
+/// pong tells over HTTP. Where the kernel knows none of it, the connection works all the same.
+fn bound_waiting(stream: &TcpStream, site: &Site) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        let _ = socket.set_tcp_notsent_lowat(NOTSENT_BYTES);
+        if let Some(api) = &site.api {
+            let _ = socket.set_tcp_user_timeout(Some(api.stall_timeout()));
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, site: &Site, turn: &Turn) -> Answer {
+    let mut response = match check(&request, site) {
+        Ok(()) => route(request, site, turn).await,
+        Err(refusal) => refusal.response(),
+    };
     harden(response.headers_mut());
     response
 }
@@ -134,11 +237,12 @@ fn answer(mut request: Request<Incoming>, site: &Site, turn: &Turn) -> Answer {
 /// What holds for every request.
 fn check<B>(request: &Request<B>, site: &Site) -> Result<(), Refusal> {
     let headers = request.headers();
-    // hyper lets Transfer-Encoding win over Content-Length, as RFC 9112 has it; a proxy in front may not.
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(
-            Refusal::bad_request("no request here has a body: Transfer-Encoding is refused").closing()
-        );
+    // hyper lets Transfer-Encoding win over Content-Length, as RFC 9112 has it; a proxy in front may not. It hides that
+    // both were there, and closes the connection behind such a request (section 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && (!request.uri().path().starts_with("/v1/") || headers.contains_key(header::CONTENT_LENGTH))
+    {
+        return Err(Refusal::bad_request("no body is taken here: Transfer-Encoding is refused").closing());
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -157,29 +261,70 @@ fn check<B>(request: &Request<B>, site: &Site) -> Result<(), Refusal> {
     site.origins.check_host(&host).map_err(Refusal::forbidden)
 }
 
-fn route(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> Result<Answer, Refusal> {
-    let path = request.uri().path();
-    if path == "/ws" {
-        return open_websocket(request, site, turn);
-    }
+async fn route(request: Request<Incoming>, site: &Site, turn: &Turn) -> Answer {
+    let path = request.uri().path().to_owned();
+    let answered = match &site.api {
+        Some(api) if path.starts_with("/v1/") => return answer_api(api, request, &path, site, turn).await,
+        _ => answer_page(request, &path, site, turn),
+    };
+    answered.unwrap_or_else(|refusal| refusal.response())
+}
+
+/// Answers what is under `/v1`, and lets the pages of welcome origins read it.
+async fn answer_api(api: &Api, request: Request<Incoming>, path: &str, site: &Site, turn: &Turn) -> Answer {
+    let origin = match cors::admit(request.headers(), &site.origins) {
+        Ok(origin) => origin,
+        Err(refusal) => return refusal.response(),
+    };
+    let answered = match At::find(path) {
+        None => Err(nothing_at(path)),
+        Some(at) if *request.method() == Method::OPTIONS => {
+            Ok(cors::preflight(request.headers(), &at.methods()))
+        }
+        Some(at) => match at.does(request.method()) {
+            Some(Does::Api(handler)) => api.handle(handler, request, at.parameter, site, turn).await,
+            _ => Err(Refusal::method(&at.methods())),
+        },
+    };
+    let mut response = answered.unwrap_or_else(|refusal| refusal.response());
+    cors::allow(response.headers_mut(), origin);
+    response
+}
+
+fn answer_page(
+    mut request: Request<Incoming>,
+    path: &str,
+    site: &Site,
+    turn: &Turn,
+) -> Result<Answer, Refusal> {
     let page = pages::find(path, site.demo);
-    if page.is_none() && !matches!(path, "/metrics" | "/live" | "/ready") {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}")));
-    }
+    let at = At::find(path).filter(|_| !path.starts_with("/v1/"));
+    let Some(methods) = page.map(|_| "GET, HEAD".to_owned()).or_else(|| at.as_ref().map(At::methods)) else {
+        return Err(nothing_at(path));
+    };
     // hyper leaves the body out of the answer to a HEAD.
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Refusal::method("GET, HEAD"));
-    }
-    if let Some(page) = page {
-        return Ok(respond(StatusCode::OK, page.content_type, page.bytes));
-    }
+    let does = match page {
+        Some(page) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+            return Ok(respond(StatusCode::OK, page.content_type, page.bytes));
+        }
+        _ => at.and_then(|at| at.does(request.method())),
+    };
     const TEXT: &str = "text/plain; charset=utf-8";
-    Ok(match path {
-        "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", (site.metrics)()),
-        "/ready" if (site.ready)() => respond(StatusCode::OK, TEXT, "ready\n"),
-        "/ready" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
-        _ => respond(StatusCode::OK, TEXT, "live\n"),
-    })
+    match does {
+        Some(Does::WebSocket) => open_websocket(&mut request, site, turn),
+        Some(Does::Metrics) => {
+            Ok(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", (site.metrics)()))
+        }
+        Some(Does::Ready) if (site.ready)() => Ok(respond(StatusCode::OK, TEXT, "ready\n")),
+        Some(Does::Ready) => Ok(respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")),
+        Some(Does::Live) => Ok(respond(StatusCode::OK, TEXT, "live\n")),
+        Some(Does::Api(_)) | None => Err(Refusal::method(&methods)),
+    }
+}
+
+fn nothing_at(path: &str) -> Refusal {
+    let path: String = path.chars().take(256).collect();
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is nothing at {path}"))
 }
 
 fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> Result<Answer, Refusal> {
@@ -187,7 +332,7 @@ fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> 
     (site.admit)().map_err(Refusal::unavailable)?;
     let (response, upgrade) = fastwebsockets::upgrade::upgrade(request)
         .map_err(|_| Refusal::bad_request("not a WebSocket handshake"))?;
-    let mut response = response.map(|_| Full::default());
+    let mut response = response.map(|_| Body::default());
     if let Some(codec) = asked {
         response
             .headers_mut()
@@ -198,7 +343,7 @@ fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> 
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(Body::Whole(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -216,61 +361,43 @@ fn harden(headers: &mut HeaderMap) {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
-/// A request that is not done: its status, and why, for the developer who sent it.
-#[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    name: &'static str,
-    message: String,
-    headers: Vec<(header::HeaderName, &'static str)>,
+/// What an answer carries: something whole, or events as they come.
+enum Body {
+    Whole(Full<Bytes>),
+    Events(Box<Events>),
 }
 
-impl Refusal {
-    fn new(status: StatusCode, name: &'static str, message: impl Into<String>) -> Self {
-        Self { status, name, message: message.into(), headers: Vec::new() }
+impl Default for Body {
+    fn default() -> Self {
+        Self::Whole(Full::default())
     }
+}
 
-    fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
-    }
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
 
-    fn forbidden(message: String) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
-    }
-
-    fn method(allow: &'static str) -> Self {
-        let message = format!("only {allow} here");
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with(header::ALLOW, allow)
-    }
-
-    fn upgrade_required(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
-            .with(header::CONNECTION, "upgrade")
-            .with(header::UPGRADE, "websocket")
-            .with(header::SEC_WEBSOCKET_VERSION, "13")
-    }
-
-    fn unavailable(message: String) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message).with(header::RETRY_AFTER, "1")
-    }
-
-    /// Where the next request begins is in doubt, so there is none.
-    fn closing(self) -> Self {
-        self.with(header::CONNECTION, "close")
-    }
-
-    fn with(mut self, name: header::HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, value));
-        self
-    }
-
-    fn response(self) -> Answer {
-        let error = json!({ "code": self.status.as_u16(), "name": self.name, "message": self.message });
-        let body = format!("{}\n", json!({ "error": error }));
-        let mut response = respond(self.status, "application/json", body);
-        for (name, value) in self.headers {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Events(events) => Pin::new(&mut **events).poll_frame(context),
         }
-        response
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Events(events) => events.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Events(events) => events.size_hint(),
+        }
     }
 }

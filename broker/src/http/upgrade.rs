@@ -8,7 +8,7 @@ use base64::{
 use hyper::{HeaderMap, Method, Request, Version, header};
 use tidegate_protocol::Codec;
 
-use super::{Origins, Refusal, origin::Host};
+use super::{Origins, origin::Host, refusal::Refusal};
 
 /// Whether the request may become a WebSocket, and the codec of the first subprotocol it asks for that we speak; `None`
 /// where it asks for none at all.
@@ -42,7 +42,7 @@ pub(super) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<Option
     subprotocol(headers)
 }
 
-fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Refusal> {
+pub(super) fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), Refusal> {
     let mut all = headers.get_all(header::ORIGIN).iter();
     let Some(origin) = all.next() else { return Ok(()) };
     if all.next().is_some() {

@@ -9,16 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use slab::Slab;
 use smallvec::SmallVec;
 use tidegate_protocol::{
     ErrorCode, Filter, ServerFrame,
     frame::{AckResult, HistoryRequest, Published as PublishedAck, StartPosition, Subscribe, Subscribed},
 };
+use tokio::sync::oneshot;
 
 use super::{
     client::{Client, Key, Sub, place},
     control::What,
     delivery::{ARENA_BYTES, Budget, Delivery},
+    errand::{NO_CONNECTION, Outcome},
     inbox::{Inbox, Item, Waiting},
     index::Index,
     start,
@@ -35,7 +38,7 @@ use crate::{
 /// See the module.
 pub struct Dispatch {
     /// Its shard's.
-    number: usize,
+    pub(super) number: usize,
     pub hub: Arc<Hub>,
     pub inbox: Arc<Inbox>,
     pub delivery: Delivery,
@@ -49,6 +52,8 @@ pub struct Dispatch {
     refused: Vec<usize>,
     /// Whether the cursors are to be brought to the streams' heads.
     wants_heads: bool,
+    /// Who waits for publishes that came over HTTP.
+    pub(super) errands: Slab<oneshot::Sender<Outcome>>,
     /// Reports that have yet to come.
     tallies: VecDeque<(Instant, Arc<Tally>)>,
     /// How long what is to be written gathers.
@@ -86,6 +91,7 @@ impl Dispatch {
             everything: Filter::parse(">").expect("a filter"),
             refused: Vec::new(),
             wants_heads: false,
+            errands: Slab::new(),
             tallies: VecDeque::new(),
             flush_interval: config.websocket.flush_interval,
             next_flush: None,
@@ -240,12 +246,17 @@ impl Dispatch {
             payload_bytes: publish.draft.payload.len() as u32,
         });
         let tally = ticket.filter(|_| publish.report).map(|ticket| Arc::new(Tally::new(ticket)));
-        if let Some(tally) = &tally {
-            self.tallies.push_back((self.delivery.now + REPORT_TIMEOUT, tally.clone()));
-        }
         let idempotency = publish.idempotency.map(|key| (client.session.instance().clone(), key));
+        if let Some(tally) = &tally {
+            self.await_report(tally.clone());
+        }
         let request = Request { ticket, idempotency, tally, shard: self.number };
         self.submit(Submission { draft: publish.draft, request, now_ms })
+    }
+
+    /// A report will come, or be late.
+    pub(super) fn await_report(&mut self, tally: Arc<Tally>) {
+        self.tallies.push_back((self.delivery.now + REPORT_TIMEOUT, tally));
     }
 
     /// Gives a publish to the engine, perhaps again.
@@ -383,6 +394,9 @@ impl Dispatch {
     }
 
     fn answer(&mut self, settled: Settled) {
+        if settled.ticket.connection == NO_CONNECTION {
+            return self.report_back(settled);
+        }
         let Settled { ticket, outcome } = settled;
         let at = place(ticket.connection);
         let Some(client) =

@@ -9,6 +9,7 @@
 //! * [`start`]: where a subscription begins in a stream.
 //! * [`inbox`]: what comes from the hub, in the streams' order.
 //! * [`dispatch`]: subscriptions, and the turns in which the inbox is fanned out to them; the rules, without the thread.
+//! * [`errand`]: publishes that came over HTTP.
 //! * [`index`]: whose filters take a topic.
 //! * [`delivery`]: fan-out, flush, lanes; over [`arena`] (a tick's encoded messages), [`control`] (replies) and [`cork`]
 //!   (one connection's burst).
@@ -19,6 +20,7 @@ pub mod control;
 pub mod cork;
 pub mod delivery;
 pub mod dispatch;
+pub mod errand;
 #[cfg(feature = "faults")]
 pub mod fault;
 pub mod inbox;
@@ -30,19 +32,24 @@ use std::{
     collections::{BinaryHeap, VecDeque},
     io,
     ops::ControlFlow,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use mio::{Events, Interest, Token};
-use tidegate_protocol::{ClientFrame, CloseCode, Filter, ServerFrame, codec::DecodeError, frame::Overflow};
+use tidegate_protocol::{ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use self::{
     client::{Client, Held, Sub, place, token},
     delivery::{Budget, End},
     dispatch::Dispatch,
+    errand::Errand,
     inbox::Inbox,
 };
 use crate::{
@@ -71,6 +78,10 @@ pub struct Parts {
 pub enum Order {
     /// A connection that became a WebSocket.
     Adopt(Upgraded),
+    /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames. Non-blocking.
+    AdoptPair(UnixStream),
+    /// What came over HTTP to be published.
+    Publish(Vec<Errand>),
     /// Tell every client to come back elsewhere, close, and end when all are gone or at the deadline.
     Drain { deadline: Instant },
 }
@@ -207,10 +218,7 @@ impl Shard {
 
     /// Does what can be done without waiting. Whether there is more.
     fn tick(&mut self) -> io::Result<bool> {
-        let now = Instant::now();
-        self.dispatch.delivery.now = now;
-        self.now_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        self.read_clocks();
         let mut busy = self.poll_sockets()?;
         busy |= self.read_all();
         busy |= self.retry_held();
@@ -220,6 +228,12 @@ impl Shard {
         self.resume_paused();
         self.publish_metrics();
         Ok(busy || self.dispatch.is_busy() || !self.reads.is_empty())
+    }
+
+    fn read_clocks(&mut self) {
+        self.dispatch.delivery.now = Instant::now();
+        self.now_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     }
 
     /// Learns which sockets are ready. Whether any is.
@@ -444,19 +458,36 @@ impl Shard {
                     tracing::debug!(%error, "connection lost at its start");
                 }
             }
+            Order::AdoptPair(pair) => {
+                // What a connection asks of its stream, a socket pair does as well.
+                let stream = std::net::TcpStream::from(OwnedFd::from(pair));
+                if let Err(error) = self.insert(stream, Bytes::new(), Codec::Json) {
+                    tracing::debug!(%error, "a pair was not adopted");
+                }
+            }
+            Order::Publish(errands) => {
+                // It may have come after a long wait.
+                self.read_clocks();
+                self.dispatch.run(errands, self.now_ms);
+            }
             Order::Drain { deadline } => self.drain(deadline),
         }
     }
 
     fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
         let Upgraded { stream, leftover, codec, .. } = upgraded;
-        let now = Instant::now();
-        let has_leftover = !leftover.is_empty();
         let socket = socket2::SockRef::from(&stream);
         socket.set_tcp_nodelay(true)?;
         // Or the kernel would take megabytes for a reader that takes none, and no policy would act.
         #[cfg(target_os = "linux")]
         socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
+        self.insert(stream, leftover, codec)
+    }
+
+    /// Takes a connection over a socket whose options are set.
+    fn insert(&mut self, stream: std::net::TcpStream, leftover: Bytes, codec: Codec) -> io::Result<()> {
+        let now = Instant::now();
+        let has_leftover = !leftover.is_empty();
         let mut connection = Connection::new(mio::net::TcpStream::from_std(stream), leftover, now);
         let place = self.dispatch.delivery.clients.vacant_key();
         self.generation = self.generation.wrapping_add(1);

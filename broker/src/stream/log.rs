@@ -290,6 +290,16 @@ impl Log {
     pub fn topics(&self) -> usize {
         self.topics.len()
     }
+
+    /// Gives topics and the offsets of their newest messages to `each`, in no order: those in `count` places of the log's
+    /// table from `at` on. Whether there are more places behind. Places move while the log changes.
+    pub fn topics_at(&self, at: usize, count: usize, mut each: impl FnMut(&Topic, u64)) -> bool {
+        let (end, all) = (at.saturating_add(count), self.topics.num_buckets());
+        for state in (at..end.min(all)).filter_map(|place| self.topics.get_bucket(place)) {
+            each(&state.topic, state.newest);
+        }
+        end < all
+    }
 }
 
 /// Appending and evicting.

@@ -85,6 +85,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
         ready: Box::new(|| true),
         metrics: Box::new(String::new),
         admit: Box::new(|| Ok(())),
+        api: None,
         demo: false,
     });
     let take = Rc::new(take);
@@ -95,7 +96,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
             let _ = stream.set_nodelay(true);
             let (site, take) = (Rc::clone(&site), Rc::clone(&take));
             tokio::task::spawn_local(async move {
-                if let Some(upgraded) = http::serve(stream, peer, site).await {
+                if let Some(upgraded) = http::serve(stream, peer, site, ()).await {
                     take(upgraded);
                 }
             });

@@ -1,0 +1,97 @@
+//! Reading a request's body, bounded in bytes for itself and for all bodies of the process.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+
+use super::super::{Turn, refusal::Refusal};
+
+/// What the bodies of requests under way hold, and may.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    held: AtomicU64,
+    most: u64,
+}
+
+/// A body, and its part of the budget.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: Vec<u8>,
+    bodies: Arc<Bodies>,
+    charged: u64,
+}
+
+/// Of a body that is too large, this much more is read and thrown away, so that its sender gets to read why: a socket
+/// that is closed over unread bytes is reset.
+const DISCARDED_BYTES: u64 = 1 << 20;
+/// A body of so many bytes may take a second longer: slow uploads are cut, slow lines are not.
+const BYTES_A_SECOND: u32 = 8 << 10;
+/// What is parsed of a body costs about as much again.
+const TIMES: u64 = 2;
+
+impl Bodies {
+    pub(crate) fn new(most: u64) -> Arc<Self> {
+        Arc::new(Self { held: AtomicU64::new(0), most })
+    }
+
+    /// What is held, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// Reads a body of at most `limit` bytes. `too_large` is what its sender is told beyond that.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        mut body: Incoming,
+        limit: usize,
+        turn: &Turn,
+        too_large: impl FnOnce() -> Refusal,
+    ) -> Result<Held, Refusal> {
+        let mut held = Held { bytes: Vec::new(), bodies: self.clone(), charged: 0 };
+        let announced = body.size_hint().exact();
+        let mut refused = false;
+        let mut discarded = 0;
+        if announced.is_some_and(|bytes| bytes > limit as u64) {
+            refused = true;
+        }
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::bad_request("the body cannot be read").closing())?;
+            let Ok(data) = frame.into_data() else { continue };
+            refused |= held.bytes.len() + data.len() > limit;
+            if refused {
+                held.bytes = Vec::new();
+                discarded += data.len() as u64;
+                if discarded > DISCARDED_BYTES {
+                    break;
+                }
+                continue;
+            }
+            turn.allow(std::time::Duration::from_secs(1) * data.len() as u32 / BYTES_A_SECOND);
+            held.charge(data.len() as u64 * TIMES)?;
+            held.bytes.extend_from_slice(&data);
+        }
+        turn.work();
+        if refused { Err(too_large().closing()) } else { Ok(held) }
+    }
+}
+
+impl Held {
+    fn charge(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.charged += bytes;
+        let before = self.bodies.held.fetch_add(bytes, Relaxed);
+        if before + bytes > self.bodies.most {
+            return Err(Refusal::unavailable("memory.http_bytes: the budget is spent").closing());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.bodies.held.fetch_sub(self.charged, Relaxed);
+    }
+}
