@@ -1,6 +1,8 @@
 // The console: wires the forms, the list of subscriptions and the message log to one session.
 
+import { RateChart } from "./chart.js";
 import { milliseconds, number, positionText, reportText } from "./format.js";
+import { Rates } from "./rates.js";
 import { MAX_WAITING_PUBLISHES, Session, describe } from "./session.js";
 import { MessageLog, badge } from "./log.js";
 
@@ -9,9 +11,14 @@ const FIGURES_EVERY_MS = 250;
 /** The rate is an average over this time, in milliseconds. */
 const RATE_OVER_MS = 1000;
 
+/** What a subscriber that keeps up never notices, a paused one soon does. */
+const POLICIES = ["catch_up", "drop_oldest", "drop_newest", "latest"];
+
 const byId = (id) => document.getElementById(id);
 
 const totals = { received: 0, gaps: 0 };
+const rates = new Rates();
+const chart = new RateChart(byId("chart"), byId("hues"));
 const cards = new Map();
 
 const log = new MessageLog(byId("log"), byId("row"), {
@@ -73,17 +80,25 @@ function wireSubscribe(form) {
   from.addEventListener("change", showFields);
   form.addEventListener("reset", () => queueMicrotask(showFields));
   showFields();
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    say("subscribe-result", "");
-    const { filter, overflow, limit, credit } = form.elements;
+  const { filter, overflow, limit, credit } = form.elements;
+  const subscribe = (policy) => {
     session.subscribe({
       filter: filter.value.trim(),
       from: start(from.value, count.valueAsNumber, position.value),
-      overflow: overflow.value || undefined,
+      overflow: policy || undefined,
       limit: limit.value ? limit.valueAsNumber : undefined,
       credit: credit.valueAsNumber,
     });
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    say("subscribe-result", "");
+    subscribe(overflow.value);
+  });
+  byId("compare").addEventListener("click", () => {
+    if (!form.reportValidity()) return;
+    POLICIES.forEach(subscribe);
+    say("subscribe-result", "Pause them, publish more than the queue limit and the credit hold, and resume: each tells what it did.");
   });
 }
 
@@ -271,6 +286,8 @@ function drawFigures() {
   byId("received").textContent = number(totals.received);
   byId("rate").textContent = number(Math.round(rate));
   byId("gaps").textContent = number(totals.gaps);
+  rates.sample(now, session.subscriptions);
+  if (!document.hidden) chart.draw(rates.lines);
   if (session.status.state === "waiting") drawStatusText();
   drawCards();
 }

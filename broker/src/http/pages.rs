@@ -28,11 +28,13 @@ macro_rules! pages {
 
 pages! { CONSOLE in "console":
     "/": "index.html", HTML;
+    "/chart.js": "chart.js", SCRIPT;
     "/console.css": "console.css", STYLE;
     "/console.js": "console.js", SCRIPT;
     "/filter.js": "filter.js", SCRIPT;
     "/format.js": "format.js", SCRIPT;
     "/log.js": "log.js", SCRIPT;
+    "/rates.js": "rates.js", SCRIPT;
     "/session.js": "session.js", SCRIPT;
     "/favicon.svg": "favicon.svg", SVG;
     // What a browser asks for where no page has told it of an icon.
@@ -52,7 +54,9 @@ pages! { DEMO in "demo":
     "/demo/dashboard": "dashboard/index.html", HTML;
     "/demo/dashboard/": "dashboard/index.html", HTML;
     "/demo/dashboard/dashboard.css": "dashboard/dashboard.css", STYLE;
+    "/demo/dashboard/chart.js": "dashboard/chart.js", SCRIPT;
     "/demo/dashboard/dashboard.js": "dashboard/dashboard.js", SCRIPT;
+    "/demo/dashboard/tiles.js": "dashboard/tiles.js", SCRIPT;
     "/demo/telemetry": "telemetry/index.html", HTML;
     "/demo/telemetry/": "telemetry/index.html", HTML;
     "/demo/telemetry/telemetry.css": "telemetry/telemetry.css", STYLE;
@@ -62,6 +66,7 @@ pages! { DEMO in "demo":
     "/demo/game/game.css": "game/game.css", STYLE;
     "/demo/game/game.js": "game/game.js", SCRIPT;
     "/demo/game/boat.js": "game/boat.js", SCRIPT;
+    "/demo/game/sea.js": "game/sea.js", SCRIPT;
 }
 
 /// The file at this path of a URL; those of the demo only where it runs.

@@ -160,6 +160,48 @@ test("a paused subscription holds back, and what its policy drops stands as a ga
   assert.deepEqual(complaints, []);
 });
 
+test("the policies stand side by side: each tells in its own way what a paused page missed", async () => {
+  await page.fill('#subscribe [name="filter"]', "race");
+  await page.selectOption('#subscribe [name="from"]', "live");
+  await page.fill('#subscribe [name="limit"]', "4");
+  await page.fill('#subscribe [name="credit"]', "1");
+  await page.click("#compare");
+  await page.locator('.subscription .lag[data-lag="live"]').nth(3).waitFor();
+  await page.click("#pause");
+  const messages = Array.from({ length: 40 }, (_, n) => ({ topic: "race", json: n, key: "k" }));
+  await publishFromOutside(broker.url, messages);
+  await page.click("#pause");
+  const cards = page.locator(".subscription");
+  const ends = async (policy, received, missed) => {
+    const card = cards.filter({ hasText: `${policy}, 4` });
+    await card.locator(".received", { hasText: new RegExp(`^${received}$`) }).waitFor();
+    await card.locator(".gaps", { hasText: missed ? `(${missed} messages)` : /^0$/ }).waitFor();
+  };
+  await ends("catch_up", 40, 0);
+  await ends("drop_oldest", 5, 35);
+  await ends("drop_newest", 5, 35);
+  await ends("latest", 2, 38);
+  assert.deepEqual(complaints, []);
+});
+
+test("the chart says in words what it draws", async () => {
+  const label = page.locator("#chart");
+  assert.equal(await label.getAttribute("aria-label"), "Messages a second: no subscription");
+  await subscribe("rate");
+  await publish("rate", "1", { times: "2000" });
+  await page.waitForFunction(() => {
+    const [, rate] = document.querySelector("#chart").ariaLabel.match(/^Messages a second: #1 ([\d,]+) a second$/) ?? [];
+    return Number(rate?.replaceAll(",", "")) > 0;
+  });
+  const drawn = await page.evaluate(() => {
+    const { width, height } = document.querySelector("#chart");
+    const pixels = document.querySelector("#chart").getContext("2d").getImageData(0, 0, width, height).data;
+    return pixels.some((value) => value > 0);
+  });
+  assert.ok(drawn);
+  assert.deepEqual(complaints, []);
+});
+
 test("ten thousand messages pass through whole, and the page keeps the newest rows only", async () => {
   await subscribe("flood", { overflow: "catch_up", credit: "1024" });
   await publish("flood", '{"burst": true}', { times: "10000" });
@@ -271,6 +313,12 @@ if (process.env.SCREENSHOT) test("the README's picture", async () => {
     { topic: "chat.room2", json: { from: "tide", text: "gate is open" } },
     { topic: "prices.eur", json: { bid: 1.0841, ask: 1.0843 }, key: "eur" },
   ]);
+  // A minute of the chart without a line says nothing.
+  for (let second = 0; second < 24; second += 1) {
+    const rate = Math.round(24 + 16 * Math.sin(second / 3));
+    await publishFromOutside(broker.url, Array.from({ length: rate }, (_, n) => ({ topic: "chat.room2", json: { n } })));
+    await page.waitForTimeout(500);
+  }
   await prices.locator(".pause").click();
   const ticks = Array.from({ length: 18 }, (_, n) => ({ topic: "prices.eur", json: { bid: 1.0842 + n / 1e4 }, key: "eur" }));
   await publishFromOutside(broker.url, ticks);
@@ -278,6 +326,7 @@ if (process.env.SCREENSHOT) test("the README's picture", async () => {
   await says("#log .row.gap .payload", "not delivered");
   await publish("chat.room1", '{"from": "ada", "text": "then nothing is lost in silence"}');
   await says("#log .row.message .payload", "in silence");
+  await page.waitForTimeout(1500);
   await page.screenshot({ path: fileURLToPath(new URL("../../../docs/console.png", import.meta.url)) });
 });
 
