@@ -101,7 +101,8 @@ sections! {
         pub max_message_bytes: usize = limits::DEFAULT_CLIENT_MESSAGE_BYTES, Size(KIB..=GIB);
         /// Fragments of one message, empty ones too (close code 1008 beyond it).
         pub max_fragments: u32 = 1024, Count(1..=1_000_000);
-        /// How long a shard waits after its reads before it writes: less CPU for more latency.
+        /// At least so long from one flush of a shard to the next; what comes sooner gathers. Less CPU for more
+        /// latency where messages come faster than that, none of either where they do not.
         pub flush_interval: Duration = Duration::ZERO, Time(0..=1);
     }
 

@@ -56,10 +56,7 @@ pub struct Dispatch {
     pub(super) errands: Slab<oneshot::Sender<Outcome>>,
     /// Reports that have yet to come.
     tallies: VecDeque<(Instant, Arc<Tally>)>,
-    /// How long what is to be written gathers.
-    flush_interval: Duration,
-    /// When what gathers is flushed, with a `flush_interval`.
-    next_flush: Option<Instant>,
+    flush_pace: FlushPace,
     /// How many messages a `from: last` may select in a stream.
     last_messages: usize,
 }
@@ -93,8 +90,7 @@ impl Dispatch {
             wants_heads: false,
             errands: Slab::new(),
             tallies: VecDeque::new(),
-            flush_interval: config.websocket.flush_interval,
-            next_flush: None,
+            flush_pace: FlushPace::new(config.websocket.flush_interval),
             last_messages: config.limits.last_messages,
         }
     }
@@ -104,7 +100,7 @@ impl Dispatch {
     pub fn turn(&mut self) -> bool {
         self.drain_inbox();
         self.write_marks();
-        if self.is_time_to_flush() {
+        if self.flush_pace.is_now(!self.delivery.dirty.is_empty(), self.delivery.now) {
             self.delivery.flush_dirty();
         }
         self.delivery.pump()
@@ -112,13 +108,13 @@ impl Dispatch {
 
     /// Whether another turn has something to do already.
     pub fn is_busy(&self) -> bool {
-        !self.refused.is_empty() || (!self.delivery.dirty.is_empty() && self.next_flush.is_none())
+        !self.refused.is_empty() || (!self.delivery.dirty.is_empty() && self.flush_pace.due.is_none())
     }
 
     /// When a turn is due whatever happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         let report = self.tallies.front().map(|&(due, _)| due);
-        self.next_flush.into_iter().chain(report).min()
+        self.flush_pace.due.into_iter().chain(report).min()
     }
 
     /// How many subscriptions the connections hold.
@@ -431,19 +427,6 @@ impl Dispatch {
         }
     }
 
-    /// With a `flush_interval` a flush gathers what comes meanwhile.
-    fn is_time_to_flush(&mut self) -> bool {
-        let interval = self.flush_interval;
-        if interval.is_zero() || self.delivery.dirty.is_empty() {
-            return true;
-        }
-        let due = *self.next_flush.get_or_insert(self.delivery.now + interval);
-        if due <= self.delivery.now {
-            self.next_flush = None;
-        }
-        due <= self.delivery.now
-    }
-
     /// Takes a subscription away, everywhere.
     fn forget(&mut self, at: u32, sub: u64, key: u32) {
         let Some(gone) = self.delivery.subs.try_remove(key as usize) else { return };
@@ -470,6 +453,37 @@ impl Dispatch {
     }
 }
 
+/// How far apart flushes are, with a `flush_interval`: what comes after a rest goes out at once, what comes sooner
+/// gathers.
+#[derive(Debug)]
+struct FlushPace {
+    interval: Duration,
+    last: Option<Instant>,
+    /// When what gathers is flushed.
+    due: Option<Instant>,
+}
+
+impl FlushPace {
+    fn new(interval: Duration) -> Self {
+        Self { interval, last: None, due: None }
+    }
+
+    /// Whether it is time to flush. Where nothing `gathers`, no later time is due either.
+    fn is_now(&mut self, gathers: bool, now: Instant) -> bool {
+        self.due = None;
+        if self.interval.is_zero() || !gathers {
+            return true;
+        }
+        let due = self.last.map_or(now, |last| last + self.interval);
+        if now < due {
+            self.due = Some(due);
+            return false;
+        }
+        self.last = Some(now);
+        true
+    }
+}
+
 /// How many messages at the head of `items` are of one topic, reported on by none, and no more than a flush takes.
 fn burst_of_one_topic(items: &[Item]) -> usize {
     let Some(first) = items.first().filter(|item| item.tally.is_none()) else { return 1 };
@@ -481,4 +495,40 @@ fn burst_of_one_topic(items: &[Item]) -> usize {
             && item.published.message.topic == first.published.message.topic
     };
     items.iter().take_while(same).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn after_a_rest_a_flush_interval_delays_nothing() {
+        let (mut pace, start) = (FlushPace::new(INTERVAL), Instant::now());
+        assert!(pace.is_now(true, start));
+        assert!(pace.is_now(true, start + INTERVAL));
+        assert_eq!(pace.due, None);
+    }
+
+    #[test]
+    fn what_comes_sooner_than_the_flush_interval_gathers_for_the_rest_of_it() {
+        let (mut pace, start) = (FlushPace::new(INTERVAL), Instant::now());
+        assert!(pace.is_now(true, start));
+        for ms in 1..10 {
+            assert!(!pace.is_now(true, start + Duration::from_millis(ms)));
+            assert_eq!(pace.due, Some(start + INTERVAL));
+        }
+        assert!(pace.is_now(true, start + INTERVAL));
+    }
+
+    #[test]
+    fn no_flush_is_due_once_all_that_gathered_is_gone() {
+        let (mut pace, start) = (FlushPace::new(INTERVAL), Instant::now());
+        assert!(pace.is_now(true, start));
+        assert!(!pace.is_now(true, start));
+        // A full arena was flushed meanwhile: a due time that stays would keep the shard from sleeping.
+        assert!(pace.is_now(false, start));
+        assert_eq!(pace.due, None);
+    }
 }
