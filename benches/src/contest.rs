@@ -241,6 +241,9 @@ impl Round {
         if let Some(latency) = self.report.latency_ms {
             figures.extend(["p50, ms", "p99, ms", "p99.9, ms", "max, ms"].into_iter().zip(latency));
         }
+        if let Some([user, kernel]) = self.report.server_instructions {
+            figures.push(("instructions", user + kernel));
+        }
         figures
     }
 }

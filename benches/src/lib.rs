@@ -9,13 +9,14 @@
 //!
 //! From the wire up: [`poll`] and [`websocket`] move bytes, [`adapter`] knows each server's protocol, [`payload`]
 //! stamps what is published, [`tally`] judges what arrives, [`load`] drives a run, [`process`] reads what the
-//! server spent, [`probe`] how fast the core is right now, [`report`] says so. Above that, [`scenario`] says what is
+//! server spent, [`instructions`] counts what it executed, [`probe`] how fast the core is right now, [`report`] says so. Above that, [`scenario`] says what is
 //! measured, [`server`] starts and ends the measured, [`peers`] lists them, [`contest`] interleaves them, and
 //! [`document`] writes it all down, with [`plot`].
 
 pub mod adapter;
 pub mod contest;
 pub mod document;
+pub mod instructions;
 pub mod load;
 pub mod payload;
 pub mod peers;

@@ -24,6 +24,8 @@ pub struct Report {
     pub server_cpu_us: Option<f64>,
     /// Of the server's CPU time the part in user space.
     pub server_user_part: Option<f64>,
+    /// Instructions of the server per delivery, in user space and in the kernel, where the machine counts them.
+    pub server_instructions: Option<[f64; 2]>,
     /// Of one core, what the server used.
     pub server_core: Option<f64>,
     /// Generator's CPU time per delivery, in microseconds.
@@ -93,6 +95,7 @@ impl Report {
             rate: measured.deliveries as f64 / seconds,
             server_cpu_us: server_is_known.then(|| per_delivery(&measured.server)),
             server_user_part: server_is_known.then_some(measured.server.user_part),
+            server_instructions: None,
             server_core: server_is_known.then(|| core(&measured.server)),
             generator_cpu_us: per_delivery(&measured.generator),
             generator_core: core(&measured.generator),
@@ -105,6 +108,15 @@ impl Report {
             connections: None,
             comeback: None,
         }
+    }
+}
+
+impl Report {
+    /// The same, with what was counted meanwhile.
+    pub fn with_instructions(self, counted: Option<[u64; 2]>) -> Self {
+        let deliveries = (self.deliveries as f64).max(1.0);
+        let server_instructions = counted.map(|counts| counts.map(|count| count as f64 / deliveries));
+        Self { server_instructions, ..self }
     }
 }
 
@@ -127,6 +139,9 @@ impl fmt::Display for Report {
                 user * 100.0,
                 core * 100.0
             )?;
+        }
+        if let Some([user, kernel]) = self.server_instructions {
+            writeln!(out, "            {user:.0} + {kernel:.0} instructions a delivery, user + kernel")?;
         }
         if self.deliveries > 0 {
             writeln!(

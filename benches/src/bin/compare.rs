@@ -159,12 +159,13 @@ fn table(scenario: Scenario, options: &Options, contenders: &[Contender], rounds
         let valid: Vec<&Round> = outcomes.iter().filter_map(Outcome::valid).collect();
         let Some(first) = valid.first() else { continue };
         for (index, (figure, _)) in first.figures().into_iter().enumerate() {
-            let own: Vec<f64> = valid.iter().map(|round| round.figures()[index].1).collect();
+            let own: Vec<f64> =
+                valid.iter().filter_map(|round| Some(round.figures().get(index)?.1)).collect();
             let ratio: Vec<f64> = outcomes
                 .iter()
                 .zip(&rounds[0])
                 .filter_map(|(own, floor)| Some((own.valid()?, floor.valid()?)))
-                .map(|(own, floor)| own.figures()[index].1 / floor.figures()[index].1)
+                .filter_map(|(own, floor)| Some(own.figures().get(index)?.1 / floor.figures().get(index)?.1))
                 .collect();
             let name = if index == 0 { &contender.name } else { "" };
             let _ = write!(out, "{name:<20} {figure:<18} {:>28} {:>24}", spread(&own), spread(&ratio));

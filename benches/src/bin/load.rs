@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_benches::{
     adapter::{Adapter, Fault, Protocol, Visit},
+    instructions::Counting,
     load::{Load, Pace, Plan, Spent, Until},
     payload::{MAX_FLOWS, Shape},
     process,
@@ -250,14 +251,19 @@ impl Visit for Run<'_> {
             | Scenario::Topics { ref length, .. } => {
                 let subscribers = self.plan.topology.subscribers() as u64;
                 let size = self.plan.shape.size() as u64;
+                let pids = self.plan.pids.clone();
                 let mut load = Load::connect(adapter, self.plan)?;
                 if let Scenario::FanOut { flood: flood @ 1.., .. } = self.options.scenario {
                     let deliveries = flood.div_ceil(size) * subscribers;
                     load.phase_at(FLOOD, Until { elapsed: Duration::MAX, deliveries })?;
                 }
+                // Attaching takes the warm-up's time, not the measurement's.
+                let counting = Counting::attach(&pids);
                 load.phase(length.warm_up())?;
+                let counting = counting.and_then(Counting::start);
                 let measured = load.phase(length.measure())?;
-                Ok(Report::of(scenario, adapter_name, &measured, server_is_known))
+                let report = Report::of(scenario, adapter_name, &measured, server_is_known);
+                Ok(report.with_instructions(counting.and_then(Counting::end)))
             }
             Scenario::Comeback { connections: count, at_once, missed } => {
                 let pids = self.plan.pids.clone();
