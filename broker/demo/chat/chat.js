@@ -133,7 +133,7 @@ class Room {
 function row({ data, time }, before) {
   const item = $("message").content.firstElementChild.cloneNode(true);
   const from = String(data?.from ?? "?");
-  item.classList.add(`hue${[...from].reduce((sum, letter) => sum * 31 + letter.codePointAt(0), 7) % 8}`);
+  item.style.setProperty("--turn", [...from].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7));
   item.dataset.from = from;
   item.classList.toggle("goes-on", before?.dataset.from === from);
   item.querySelector(".face").textContent = from.slice(0, 2);

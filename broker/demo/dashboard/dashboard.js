@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const client = new Client();
 showConnection(client);
 
-const counts = { published: 0, received: 0, merged: 0, differ: 0, age: 0 };
+const counts = { received: 0, merged: 0, differ: 0, age: 0 };
 const reading = new Reading();
 const tiles = new Tiles($("prices"));
 
@@ -29,7 +29,9 @@ async function read() {
 }
 
 read();
-client.subscribe("demo.dashboard", { overflow: "latest" }, ({ data }) => (counts.published = data.published));
+client.subscribe("demo.dashboard", { overflow: "latest" }, ({ data, time }) => {
+  $("published").textContent = whole(rates.published.look(data.published, time));
+});
 client.on("books", () => (counts.differ += 1));
 
 $("rate").addEventListener("change", () => {
@@ -54,14 +56,13 @@ requestAnimationFrame(draw);
 // Figures, twice a second
 
 const chart = new Chart($("chart"), ["--tide", "--warn"]);
-const rates = { frames: new Rate(), published: new Rate(), received: new Rate(2), merged: new Rate(2) };
+const rates = { frames: new Rate(), published: new Rate(8), received: new Rate(2), merged: new Rate(2) };
 
 setInterval(() => {
   const received = rates.received.look(counts.received);
   const merged = rates.merged.look(counts.merged);
   $("frames").textContent = whole(rates.frames.look(frames));
   $("longest").textContent = `${whole(longest)} ms`;
-  $("published").textContent = whole(rates.published.look(counts.published));
   $("received").textContent = whole(received);
   $("received-all").textContent = whole(counts.received);
   $("merged").textContent = whole(merged);

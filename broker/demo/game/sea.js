@@ -9,7 +9,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (col
 function read() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name);
-  colours = { near: colour("--sea-near"), far: colour("--sea-far"), wave: colour("--wave"), hull: colour("--hull"), buoy: colour("--buoy"), ink: colour("--ink"), mine: colour("--tide") };
+  colours = { near: colour("--sea-near"), far: colour("--sea-far"), wave: colour("--wave"), deck: colour("--deck"), buoy: colour("--buoy"), ink: colour("--ink"), mine: colour("--tide") };
 }
 
 export function draw(canvas, { now, boat, others, buoys }) {
@@ -84,21 +84,28 @@ function drawBoat(context, { x, y, heading, speed, hue, name }, isMine) {
   context.moveTo(-18, 6);
   context.lineTo(-20 - speed * 0.25, 14);
   context.stroke();
-  context.fillStyle = colours.hull;
-  context.beginPath();
-  context.moveTo(26, 0);
-  context.quadraticCurveTo(8, -14, -20, -9);
-  context.lineTo(-20, 9);
-  context.quadraticCurveTo(8, 14, 26, 0);
-  context.fill();
-  context.fillStyle = `hsl(${degrees} 75% 55%)`;
-  context.strokeStyle = `hsl(${degrees} 75% 30%)`;
+  context.fillStyle = `hsl(${degrees} 70% 48%)`;
+  context.strokeStyle = `hsl(${degrees} 70% 25%)`;
   context.lineWidth = 1.5;
   context.beginPath();
-  context.moveTo(14, 0);
-  context.quadraticCurveTo(-2, -20, -14, -15);
-  context.quadraticCurveTo(-5, 0, -14, 15);
-  context.quadraticCurveTo(-2, 20, 14, 0);
+  context.moveTo(28, 0);
+  context.quadraticCurveTo(6, -16, -20, -10);
+  context.lineTo(-20, 10);
+  context.quadraticCurveTo(6, 16, 28, 0);
+  context.fill();
+  context.stroke();
+  context.fillStyle = colours.deck;
+  context.beginPath();
+  context.ellipse(-3, 0, 13, 5.5, 0, 0, 2 * Math.PI);
+  context.fill();
+  // The sail, filled from behind.
+  context.fillStyle = "#fff";
+  context.strokeStyle = "rgb(0 0 0 / 0.35)";
+  context.lineWidth = 1;
+  context.beginPath();
+  context.moveTo(9, 0);
+  context.quadraticCurveTo(0, -22, -14, -17);
+  context.quadraticCurveTo(-2, -12, 9, 0);
   context.fill();
   context.stroke();
   context.restore();

@@ -20,7 +20,7 @@ const client = new Client();
 showConnection(client);
 
 const reading = new Reading();
-const counts = { published: 0, received: 0, flood: 0, others: 0 };
+const counts = { received: 0, flood: 0, others: 0 };
 /** What the page knows: by topic, its last value and when it was said. */
 let values = new Map();
 /** What is to be written with the next frame. */
@@ -77,7 +77,9 @@ function begin(filter) {
   for (const button of document.querySelectorAll(".presets button")) button.setAttribute("aria-current", button.textContent === filter);
 }
 
-client.subscribe("demo.telemetry", { overflow: "latest" }, ({ data }) => (counts.published = data.published));
+client.subscribe("demo.telemetry", { overflow: "latest" }, ({ data, time }) => {
+  $("published").textContent = whole(rates.published.look(data.published, time));
+});
 
 // The grid
 
@@ -130,7 +132,6 @@ setInterval(() => {
   const devices = new Set([...values.keys()].map((topic) => topic.split(".").slice(1, 3).join()));
   $("oldest").textContent = times.length ? duration(now - Math.min(...times)) : "–";
   $("received").textContent = whole(rates.received.look(counts.received));
-  $("published").textContent = whole(rates.published.look(counts.published));
   $("flood-gaps").textContent = whole(counts.flood);
   $("other-gaps").textContent = whole(counts.others);
   $("shown").textContent = `${devices.size} with ${whole(values.size)} topics; shown: ${metric}`;
