@@ -1,29 +1,29 @@
 /** Listeners by event name. `Events` maps each name to what is told. */
-export class Emitter<Events> {
-  #listeners = new Map<keyof Events, Set<(event: never) => void>>();
+export type Emitter<Events> = ReturnType<typeof createEmitter<Events>>;
 
-  /** Calls `listener` with every such event from now on. Gives the function that ends it. */
-  on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
-    let listeners = this.#listeners.get(name);
-    if (!listeners) this.#listeners.set(name, (listeners = new Set()));
-    // The same function twice is two listeners.
-    const entry = (event: Events[Name]) => listener(event);
-    listeners.add(entry);
-    return () => void listeners.delete(entry);
-  }
+export function createEmitter<Events>() {
+  const listeners = new Set<[name: keyof Events, listener: (event: never) => void]>();
+  return {
+    /** Calls `listener` with every such event from now on. Gives the function that ends it. */
+    on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
+      const entry: [Name, typeof listener] = [name, listener];
+      listeners.add(entry);
+      return () => void listeners.delete(entry);
+    },
 
-  /** False where nobody listens. A listener that throws harms no other; its error is reported as uncaught. */
-  emit<Name extends keyof Events>(name: Name, event: Events[Name]): boolean {
-    const listeners = [...(this.#listeners.get(name) ?? [])];
-    for (const listener of listeners) {
-      try {
-        listener(event as never);
-      } catch (error) {
-        setTimeout(() => {
-          throw error;
-        });
+    /** False where nobody listens. A listener that throws harms no other; its error is reported as uncaught. */
+    emit<Name extends keyof Events>(name: Name, event: Events[Name]): boolean {
+      const told = [...listeners].filter((entry) => entry[0] == name);
+      for (const [, listener] of told) {
+        try {
+          listener(event as never);
+        } catch (error) {
+          setTimeout(() => {
+            throw error;
+          });
+        }
       }
-    }
-    return listeners.length > 0;
-  }
+      return told.length > 0;
+    },
+  };
 }

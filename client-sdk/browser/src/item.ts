@@ -10,29 +10,29 @@ export interface MessageItem<T = unknown> {
   data: T;
   kind: Kind;
   /** Its stream; absent for `default`, and for a message that is in none. */
-  stream?: string;
+  stream?: string | undefined;
   /** Its place in the stream, from 1; absent for a live-only message. */
-  offset?: number;
+  offset?: number | undefined;
   /** The offset of the topic's message before it, where the log held one. Its absence proves nothing. */
-  prev?: number;
-  key?: string;
-  headers?: Headers;
+  prev?: number | undefined;
+  key?: string | undefined;
+  headers?: Headers | undefined;
   /** When the broker took it, in milliseconds since the Unix epoch. */
   time: number;
   /** What to give as `from` to go on behind it. Absent for a live-only message. */
-  position?: Position;
+  position?: Position | undefined;
 }
 
 /** Messages were not given, and stand missing here: how many, which, why. */
 export interface GapItem {
   type: 'gap';
   /** How many, exactly. */
-  count?: number;
+  count?: number | undefined;
   /** How many at most, where nobody can know the number. With neither it is unknown. */
-  atMost?: number;
+  atMost?: number | undefined;
   /** The first and the last offset that may be missing. Absent for live-only messages, and where the log is gone. */
-  from?: number;
-  to?: number;
+  from?: number | undefined;
+  to?: number | undefined;
   /**
    * `overflow`: this page was behind and `policy` let them go. `merged`: a newer value of the same key took their place.
    * `evicted`: the log no longer holds them. `epoch`: the broker was restarted and its log is gone. `away`: live-only
@@ -41,8 +41,10 @@ export interface GapItem {
   reason: GapReason;
   policy: Overflow;
   /** Only where all of them are of one topic that is known. */
-  topic?: string;
-  stream?: string;
+  topic?: string | undefined;
+  stream?: string | undefined;
+  /** What to give as `from` to go on behind it. Absent where `to` is. */
+  position?: Position | undefined;
 }
 
 /** The connection was lost and is back. What was published meanwhile follows, or a gap. */
@@ -59,7 +61,7 @@ export interface ResumedItem {
 export interface ResetItem {
   type: 'reset';
   reason: 'epoch';
-  stream?: string;
+  stream?: string | undefined;
   /** The incarnation that is gone. */
   old: string;
   /** Where the subscription stands now, in the new one. */
@@ -121,21 +123,21 @@ export interface PublishOptions {
 /** The broker has the message. */
 export interface PublishAck {
   /** The stream it is in; absent for `default`, and for a live-only topic. */
-  stream?: string;
-  epoch?: string;
+  stream?: string | undefined;
+  epoch?: string | undefined;
   /** Its place in the stream; absent for a live-only topic. */
-  offset?: number;
+  offset?: number | undefined;
   /** Whether the idempotency key was known: the position is the first publish's. */
   duplicate: boolean;
   /** Where it was asked for. */
-  report?: Report;
+  report?: Report | undefined;
 }
 
 /** A part of a topic's log, oldest first. */
 export interface HistoryPage<T = unknown> {
   messages: MessageItem<T>[];
   /** Where it ends: ask `from` it for the next. Absent for a topic in no stream. */
-  position?: Position;
+  position?: Position | undefined;
   /** Whether there is more up to the log's end. */
   more: boolean;
 }

@@ -1,9 +1,9 @@
-import { Emitter } from './emitter.js';
+import { createEmitter } from './emitter.js';
 import type { TidegateError } from './error.js';
 import type { Position } from './frame.js';
 import type { GapItem, Item, MessageItem, ResetItem, ResumedItem, SubscribeOptions, Terms } from './item.js';
 import type { Session } from './session.js';
-import { type Reader, Subscriber, type SubscriptionState } from './session/subscriber.js';
+import { createSubscriber, type Reader, type Subscriber, type SubscriptionState } from './session/subscriber.js';
 
 /** Messages that may wait in this page. As many as a lane of the broker holds by default. */
 const CREDIT = 256;
@@ -52,7 +52,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
 
   readonly #host: Host;
   readonly #options: SubscribeOptions;
-  readonly #emitter = new Emitter<SubscriptionEvents<T>>();
+  readonly #emitter = createEmitter<SubscriptionEvents<T>>();
   #subscriber: Subscriber | undefined;
   #key = '';
   #isListening = false;
@@ -159,7 +159,8 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
 
   /** Asks the broker for it, or joins those that have asked for the same. */
   start(): void {
-    const { session, shared } = this.#host;
+    const { session, shared, fresh } = this.#host;
+    fresh.delete(this as unknown as Subscription<never>);
     const { filter } = this;
     const { from = 'live', overflow, limit, limitBytes, echo, credit } = this.#options;
     const pushes = this.#isListening && !this.#isIterating;
@@ -168,8 +169,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
     // One that is to come back gives what was published before this one was asked for.
     if (!subscriber || !(subscriber.isNew || subscriber.isActive)) {
       const most = credit ?? (pushes ? CALLBACK_CREDIT : CREDIT);
-      subscriber = new Subscriber(filter, this.#options, Math.max(1, most));
-      subscriber.pushes = pushes;
+      subscriber = createSubscriber(filter, this.#options, Math.max(1, most), pushes);
       session.subscribe(subscriber);
       if (this.#key) shared.set(this.#key, subscriber);
     }

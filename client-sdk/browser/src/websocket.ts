@@ -30,8 +30,6 @@ export function websocket(Constructor: typeof WebSocket | undefined = globalThis
       return {
         send: (frames) => socket?.send(codec.encode(frames)),
         buffered: () => socket?.bufferedAmount ?? 0,
-        pause() {},
-        resume() {},
         close(code, reason) {
           isOver = true;
           socket?.close(code ?? 1000, reason);
