@@ -1,32 +1,14 @@
-/** Every error of the protocol: number to name. Those with a `!` can succeed when the same is asked again later. */
+/**
+ * The errors of the protocol: from each number the names of it and those that follow. Those with a `!` can succeed when
+ * the same is asked again later.
+ */
 const NAMES: Record<number, string> = {
-  1000: 'internal!',
-  1001: 'malformed_frame',
-  1002: 'unknown_op',
-  1003: 'bad_field',
-  1004: 'id_not_growing',
-  1005: 'already_connected',
-  1100: 'unauthorized',
-  1101: 'token_invalid',
-  1102: 'token_expired',
-  1103: 'permission_denied',
-  1200: 'topic_invalid',
-  1201: 'filter_invalid',
-  1202: 'payload_invalid',
-  1203: 'payload_too_large',
-  1204: 'too_deep',
-  1205: 'topic_reserved',
-  1206: 'attributes_too_large',
-  1300: 'subscription_unknown',
-  1301: 'too_many_subscriptions',
-  1302: 'from_invalid',
-  1303: 'no_history',
-  1400: 'over_budget!',
-  1401: 'rate_limited!',
-  1402: 'history_busy!',
-  1500: 'draining!',
-  1501: 'engine_unavailable!',
-  1502: 'outcome_unknown!',
+  1000: 'internal! malformed_frame unknown_op bad_field id_not_growing already_connected',
+  1100: 'unauthorized token_invalid token_expired permission_denied',
+  1200: 'topic_invalid filter_invalid payload_invalid payload_too_large too_deep topic_reserved attributes_too_large',
+  1300: 'subscription_unknown too_many_subscriptions from_invalid no_history',
+  1400: 'over_budget! rate_limited! history_busy!',
+  1500: 'draining! engine_unavailable! outcome_unknown!',
 };
 
 /** What went wrong: a number of the table in docs/protocol.md, its name, and whether the same can succeed later. */
@@ -36,10 +18,11 @@ export class TidegateError extends Error {
 
   /** @param frame the broker's own words, which go before the table's: it may be newer than this client */
   constructor(code: number, message?: string, frame?: { name: string; retry: boolean }) {
-    const name = NAMES[code] ?? 'unknown';
-    super(message || (frame ? frame.name : name.replace('!', '')));
+    const known = NAMES[code - (code % 100)]?.split(' ')[code % 100] ?? 'unknown';
+    const name = frame?.name ?? known.replace('!', '');
+    super(message || name);
     this.code = code;
-    this.name = frame ? frame.name : name.replace('!', '');
-    this.retry = frame ? frame.retry : name.endsWith('!');
+    this.name = name;
+    this.retry = frame?.retry ?? known.endsWith('!');
   }
 }

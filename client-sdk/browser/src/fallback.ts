@@ -29,8 +29,6 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
       let posting: AbortController | undefined;
       let isOver = false;
       let session: string | undefined;
-      let resume: (() => void) | undefined;
-      let paused: Promise<void> | undefined;
       let queue: string[] = [];
       let waiting = 0;
       let seq = 0;
@@ -58,7 +56,6 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
         const decoder = new TextDecoder();
         const parse = eventParser();
         while (!isOver) {
-          await paused;
           const { value, done } = await reader.read();
           if (done) return over(1006, 'the event stream ended');
           const frames: ServerFrame[] = [];
@@ -124,13 +121,6 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
           void write();
         },
         buffered: () => waiting,
-        pause() {
-          paused ??= new Promise((done) => (resume = done));
-        },
-        resume() {
-          resume?.();
-          paused = undefined;
-        },
         close: stop,
       };
     },

@@ -30,9 +30,6 @@ export interface Link {
   send(frames: readonly ClientFrame[]): void;
   /** Bytes (UTF-16 units for text) handed to `send` that have not left yet. */
   buffered(): number;
-  /** Stops reading, where the transport can (a WebSocket in a browser cannot: credit holds it). */
-  pause(): void;
-  resume(): void;
   /** Ends it; no handler is called afterwards. */
   close(code?: number, reason?: string): void;
 }
