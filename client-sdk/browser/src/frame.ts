@@ -2,7 +2,7 @@
 
 /** A place in a stream: everything up to and with `offset` is had. `stream` is left out for `default`. */
 export interface Position {
-  stream?: string;
+  stream?: string | undefined;
   /** The log's incarnation: 16 lower-case hexadecimal digits. */
   epoch: string;
   /** From 1; 0 is before the first message. Below 2^53. */
