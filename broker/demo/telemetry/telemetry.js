@@ -32,8 +32,8 @@ async function subscribe(filter) {
   let chosen;
   try {
     chosen = client.subscribe(filter, { from: { last: 1 }, overflow: "latest", limit: 1024, credit: 64 });
-  } catch (error) {
-    $("refused").textContent = error.message;
+  } catch {
+    $("refused").textContent = "Not a filter: tokens with a dot between, * for any one, > at the end for all that follow.";
     return;
   }
   subscription?.unsubscribe();
