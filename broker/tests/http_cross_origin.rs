@@ -13,7 +13,7 @@ fn api() -> Api {
     Api::with(|config| config.server.allowed_origins = vec!["https://shop.example".into()])
 }
 
-fn may_read<'a>(answer: &'a Answer) -> Option<&'a str> {
+fn may_read(answer: &Answer) -> Option<&str> {
     answer.header("access-control-allow-origin")
 }
 

@@ -180,7 +180,7 @@ fn a_thousand_idle_streams_cost_what_is_stated() {
 }
 
 /// A place among the HTTP connections, of which there are few; it tells when it is free again.
-struct Slot(mpsc::Sender<()>);
+struct Slot(mpsc::SyncSender<()>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -192,7 +192,7 @@ impl Drop for Slot {
 fn a_stream_of_events_gives_its_place_among_requests_back() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    let (free, freed) = mpsc::channel();
+    let (free, freed) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let config = Arc::new(Config::default());
         let hub = Hub::new(&config, Box::new([]), Box::new(Memory), || Epoch(1));

@@ -321,3 +321,33 @@ fn every_method_is_answered_at_every_route() {
         api.get(path).refused(404, 404);
     }
 }
+
+#[test]
+fn where_there_is_no_room_a_publish_is_refused_and_those_behind_it_are_not_tried() {
+    let api = Api::with(|config| {
+        config.streams.clear();
+        config.server.shards = 1;
+        config.memory.shard_queue_messages = 16;
+    });
+    let mut events = api.events("GET /v1/subscribe?filter=a&limit=1000", &[], b"");
+    while api.ask("POST /v1/topics/a?report=true", &[TEXT], b"x").json()["report"]["matched"] != 1 {}
+    assert_eq!(events.message()["text"], "x");
+    let mut messages = vec![json!({"topic": "a", "text": "y"}); 40];
+    // Nobody listens to it, so there would be room for it.
+    messages.push(json!({"topic": "b", "text": "z"}));
+    let body = json!({"messages": messages}).to_string();
+    let answer = api.ask("POST /v1/publish", &[JSON], body.as_bytes()).json();
+    let results = answer["results"].as_array().unwrap();
+    let taken = results.iter().take_while(|result| result["live_only"] == true).count();
+    assert!((1..=16).contains(&taken), "{answer}");
+    for refused in &results[taken..] {
+        let error = &refused["error"];
+        assert_eq!((&error["code"], &error["retry"]), (&json!(1501), &json!(true)));
+    }
+    for _ in 0..taken {
+        assert_eq!(events.message()["text"], "y");
+    }
+    // There is room again, and what was refused never comes.
+    api.ask("POST /v1/topics/a", &[TEXT], b"again").json();
+    assert_eq!(events.message()["text"], "again");
+}

@@ -220,7 +220,7 @@ fn bound_waiting(stream: &TcpStream, site: &Site) {
     {
         let _ = socket.set_tcp_notsent_lowat(NOTSENT_BYTES);
         if let Some(api) = &site.api {
-            let _ = socket.set_tcp_user_timeout(Some(api.stall_timeout()));
+            let _ = socket.set_tcp_user_timeout(Some(api.silence_timeout()));
         }
     }
 }
@@ -239,9 +239,7 @@ fn check<B>(request: &Request<B>, site: &Site) -> Result<(), Refusal> {
     let headers = request.headers();
     // hyper lets Transfer-Encoding win over Content-Length, as RFC 9112 has it; a proxy in front may not. It hides that
     // both were there, and closes the connection behind such a request (section 6.3).
-    if headers.contains_key(header::TRANSFER_ENCODING)
-        && (!request.uri().path().starts_with("/v1/") || headers.contains_key(header::CONTENT_LENGTH))
-    {
+    if headers.contains_key(header::TRANSFER_ENCODING) && !request.uri().path().starts_with("/v1/") {
         return Err(Refusal::bad_request("no body is taken here: Transfer-Encoding is refused").closing());
     }
     let mut hosts = headers.get_all(header::HOST).iter();

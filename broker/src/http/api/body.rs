@@ -38,11 +38,6 @@ impl Bodies {
         Arc::new(Self { held: AtomicU64::new(0), most })
     }
 
-    /// What is held, in bytes.
-    pub(crate) fn held(&self) -> u64 {
-        self.held.load(Relaxed)
-    }
-
     /// Reads a body of at most `limit` bytes. `too_large` is what its sender is told beyond that.
     pub(super) async fn read(
         self: &Arc<Self>,

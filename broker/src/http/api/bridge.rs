@@ -317,9 +317,11 @@ mod tests {
             }
             let Heard::Close(4008, reason) = heard(&mut listener).await else { panic!() };
             assert_eq!(reason, "slow");
-            drop(writing.await.unwrap());
-            assert!(matches!(heard(&mut listener).await, Heard::End));
+            let theirs = writing.await.unwrap();
+            assert!(poll_fn(|context| Poll::Ready(listener.poll_heard(context).is_pending())).await);
             assert_eq!(listener.partial.capacity(), 0, "nothing is kept while nothing is under way");
+            drop(theirs);
+            assert!(matches!(heard(&mut listener).await, Heard::End));
         });
     }
 

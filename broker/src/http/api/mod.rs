@@ -61,11 +61,6 @@ impl Shared {
     pub fn new(config: &Config) -> Self {
         Self { sessions: Arc::default(), bodies: Bodies::new(config.memory.http_bytes) }
     }
-
-    /// What the bodies of requests under way hold, in bytes.
-    pub fn body_bytes(&self) -> u64 {
-        self.bodies.held()
-    }
 }
 
 /// What a handler is asked.
@@ -121,6 +116,13 @@ impl Api {
     pub(super) fn stall_timeout(&self) -> Duration {
         // The connection behind it is closed for its stall first.
         self.config.websocket.stall_timeout + self.config.websocket.close_timeout + Duration::from_secs(1)
+    }
+
+    /// How long what was sent may go without the kernel of the other side saying a word: as long as a WebSocket without
+    /// a pong.
+    pub(super) fn silence_timeout(&self) -> Duration {
+        let websocket = &self.config.websocket;
+        self.stall_timeout().max(websocket.ping_interval + websocket.pong_timeout)
     }
 
     pub(super) async fn handle(

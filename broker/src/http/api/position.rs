@@ -167,7 +167,7 @@ mod tests {
             ",",
             "live",
             "8f3a:1",
-            &format!("{epoch}"),
+            epoch,
             &format!("{epoch}:"),
             &format!("{epoch}:-1"),
             &format!("{epoch}:1.."),

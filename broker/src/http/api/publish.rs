@@ -1,9 +1,12 @@
 //! Publishing over HTTP: one message, or a batch.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hyper::{HeaderMap, header};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::{Value, json, value::RawValue};
 use tidegate_protocol::{
     ClientFrame, ContentKind, ErrorCode, Payload, Topic,
@@ -66,7 +69,7 @@ pub(super) async fn batch(api: &Api, asked: Asked<'_>) -> Result<Answer, Refusal
     #[serde(deny_unknown_fields)]
     struct Batch<'a> {
         #[serde(borrow)]
-        messages: Vec<&'a RawValue>,
+        messages: &'a RawValue,
     }
 
     let limits = &api.config.limits;
@@ -84,8 +87,12 @@ pub(super) async fn batch(api: &Api, asked: Asked<'_>) -> Result<Answer, Refusal
         _ => return Err(unsupported("a batch is application/json")),
     }
     let instance = instance(asked.headers)?;
-    let Batch { messages } = serde_json::from_slice(&body.bytes)
-        .map_err(|error| Refusal::error(ErrorCode::MalformedFrame, format!("not a batch: {error}")))?;
+    let malformed =
+        |error: serde_json::Error| Refusal::error(ErrorCode::MalformedFrame, format!("not a batch: {error}"));
+    let Batch { messages } = serde_json::from_slice(&body.bytes).map_err(malformed)?;
+    let most = AtMost(limits.batch_messages + 1);
+    let messages =
+        most.deserialize(&mut serde_json::Deserializer::from_str(messages.get())).map_err(malformed)?;
     if messages.len() > limits.batch_messages {
         let message = format!("limits.batch_messages: {} is the most", limits.batch_messages);
         return Err(Refusal::error(ErrorCode::PayloadTooLarge, message));
@@ -103,6 +110,35 @@ pub(super) async fn batch(api: &Api, asked: Asked<'_>) -> Result<Answer, Refusal
         }
     });
     Ok(json_answer(&json!({ "results": results.collect::<Vec<_>>() })))
+}
+
+/// Reads a list's first so many values, and passes over the rest: a list of nothing costs more than its text.
+struct AtMost(usize);
+
+impl<'de> DeserializeSeed<'de> for AtMost {
+    type Value = Vec<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AtMost {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a list of messages")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while values.len() < self.0 {
+            let Some(value) = list.next_element()? else { return Ok(values) };
+            values.push(value);
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(values)
+    }
 }
 
 /// Reads one message of a batch: it has the fields of a `publish` frame, and is held to the same.
