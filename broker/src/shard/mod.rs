@@ -42,7 +42,9 @@ use std::{
 
 use bytes::Bytes;
 use mio::{Events, Interest, Token};
-use tidegate_protocol::{ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow};
+use tidegate_protocol::{
+    ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow,
+};
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use self::{
