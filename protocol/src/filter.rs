@@ -87,8 +87,7 @@ impl Filter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn as_topic(&self) -> Option<Topic> {
-        (!self.is_wildcard())
-            .then(|| Topic::parse(&self.text).expect("a filter without wildcards is a topic"))
+        (!self.is_wildcard()).then(|| Topic::of_checked(self.text.clone()))
     }
 
     /// Whether the filter takes `topic`.

@@ -260,6 +260,9 @@ fn scan_json(data: &[u8]) -> Result<bool, PayloadError> {
         ScanError::Syntax(at) if at >= data.len() => PayloadError::Json("it ends too early".into()),
         ScanError::Syntax(at) => PayloadError::Json(format!("byte {at} cannot stand there")),
     })?;
+    if data.is_ascii() {
+        return Ok(line_breaks);
+    }
     std::str::from_utf8(data)
         .map_err(|e| PayloadError::Json(format!("byte {} is not UTF-8", e.valid_up_to())))?;
     Ok(line_breaks)

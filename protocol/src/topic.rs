@@ -1,6 +1,11 @@
 //! Topics: dotted tokens, such as `chat.room1`.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use crate::limits::{TOPIC_BYTES, TOPIC_TOKENS};
 
@@ -17,7 +22,7 @@ use crate::limits::{TOPIC_BYTES, TOPIC_TOKENS};
 /// assert!(Topic::parse("fleet.*").is_err()); // that is a filter
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Eq, PartialOrd, Ord)]
 pub struct Topic(Arc<str>);
 
 /// Why a text is no topic or no filter.
@@ -58,6 +63,11 @@ impl Topic {
         Ok(Self(text.into()))
     }
 
+    /// Of the text of a filter that has no wildcard, which is a topic.
+    pub(crate) fn of_checked(text: Arc<str>) -> Self {
+        Self(text)
+    }
+
     /// The topic as text.
     ///
     /// ```
@@ -83,6 +93,20 @@ impl Topic {
         self.0.split('.')
     }
 
+    /// Whether the other is a copy of this one, or this one of it, and so shares its text.
+    ///
+    /// ```
+    /// use tidegate_protocol::Topic;
+    ///
+    /// let topic = Topic::parse("chat.room1")?;
+    /// assert!(topic.clone().is_copy_of(&topic));
+    /// assert!(!Topic::parse("chat.room1")?.is_copy_of(&topic));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether a token starts with `$`: such topics are the broker's own, and clients may not publish to them.
     ///
     /// ```
@@ -92,8 +116,85 @@ impl Topic {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_reserved(&self) -> bool {
-        self.0.starts_with('$') || self.0.contains(".$")
+        // Most topics have none anywhere.
+        self.0.as_bytes().contains(&b'$') && (self.0.starts_with('$') || self.0.contains(".$"))
     }
+}
+
+/// Topics that were read lately: one that comes again is neither checked nor copied again.
+///
+/// Whoever publishes repeats his topics. Which ones are known is a matter of chance and changes no answer.
+///
+/// ```
+/// use tidegate_protocol::topic::Topics;
+///
+/// let mut topics = Topics::new(1024);
+/// assert_eq!(topics.parse("chat.room1"), topics.parse("chat.room1"));
+/// assert!(topics.parse("chat..room1").is_err());
+/// ```
+#[derive(Debug)]
+pub struct Topics {
+    /// By the low bits of a text's [`mix`]; as many as a power of two.
+    places: Box<[Option<Topic>]>,
+}
+
+impl Topics {
+    /// Room for so many topics, rounded up to a power of two: each takes 16 bytes from the start, and its text once it
+    /// came.
+    ///
+    /// ```
+    /// use tidegate_protocol::topic::Topics;
+    ///
+    /// let topics = Topics::new(1024);
+    /// ```
+    pub fn new(places: usize) -> Self {
+        Self { places: vec![None; places.next_power_of_two()].into() }
+    }
+
+    /// [`Topic::parse`].
+    ///
+    /// ```
+    /// use tidegate_protocol::{Topic, topic::Topics};
+    ///
+    /// assert_eq!(Topics::new(1024).parse("chat.room1"), Topic::parse("chat.room1"));
+    /// ```
+    pub fn parse(&mut self, text: &str) -> Result<Topic, TopicError> {
+        let place = self.place(text.as_bytes());
+        match &self.places[place] {
+            Some(topic) if topic.as_str() == text => Ok(topic.clone()),
+            _ => {
+                let topic = Topic::parse(text)?;
+                self.places[place] = Some(topic.clone());
+                Ok(topic)
+            }
+        }
+    }
+
+    /// The same, of bytes that may be no text; none where they are no topic.
+    pub(crate) fn parse_bytes(&mut self, text: &[u8]) -> Option<Topic> {
+        match &self.places[self.place(text)] {
+            Some(topic) if topic.as_str().as_bytes() == text => Some(topic.clone()),
+            _ => self.parse(std::str::from_utf8(text).ok()?).ok(),
+        }
+    }
+
+    fn place(&self, text: &[u8]) -> usize {
+        mix(text) as usize & (self.places.len() - 1)
+    }
+}
+
+/// Spreads texts, in a step for each eight bytes. Nobody gains by a collision: it costs what a new topic costs.
+fn mix(text: &[u8]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, _) = text.as_chunks();
+    let step = |mixed: u64, word: u64| (mixed ^ word).wrapping_mul(ODD).rotate_left(29);
+    let mixed = words.iter().fold(text.len() as u64, |mixed, word| step(mixed, u64::from_le_bytes(*word)));
+    // The last word overlaps what went before it.
+    let last = match text.last_chunk() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => text.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    step(step(mixed, last), 0)
 }
 
 /// The rules that topics and filters share; in a filter a token may be `*`, and the last may be `>`.
@@ -126,20 +227,43 @@ pub(crate) fn check(text: &str, wildcards: bool) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// Whether `text` is a topic of ASCII alone. Most are, and every message's topic is checked: this costs a tenth of looking
-/// at characters.
+/// Whether `text` is a topic of ASCII alone. Most are, and every new one is checked: this takes eight bytes at a time.
 fn is_plain(text: &str) -> bool {
-    let (mut tokens, mut previous) = (1, b'.');
-    for byte in text.bytes() {
-        match byte {
-            b'.' if previous == b'.' => return false,
-            b'.' => tokens += 1,
-            b'*' | b'>' | 0..=b' ' | 0x7f.. => return false,
-            _ => {}
-        }
-        previous = byte;
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES * 0x80;
+    // The highest bit of some byte, where any byte is less than `bound`, which is at most 128.
+    let any_below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word & HIGH;
+    let any_is = |word: u64, byte: u8| any_below(word ^ (ONES * u64::from(byte)), 1);
+    // A token begins where the byte before is a dot; so does the first one.
+    let (mut dots_before, mut tokens, mut refused) = (HIGH, 1, 0);
+    let mut take = |word: u64| {
+        refused |= word & HIGH | any_below(word, b'!') | any_is(word, 0x7f);
+        refused |= any_is(word, b'*') | any_is(word, b'>');
+        // Exact for each byte, where none has its highest bit set.
+        let dots = !(word ^ (ONES * u64::from(b'.'))).wrapping_add(ONES * 0x7f) & HIGH;
+        refused |= dots & (dots << 8 | dots_before >> 56);
+        tokens += ((dots >> 7).wrapping_mul(ONES) >> 56) as usize;
+        dots_before = dots;
+    };
+    let (words, rest) = text.as_bytes().as_chunks();
+    words.iter().for_each(|word| take(u64::from_le_bytes(*word)));
+    if !rest.is_empty() {
+        take(rest.iter().rev().fold(ONES * u64::from(b'a'), |word, &byte| word << 8 | u64::from(byte)));
     }
-    previous != b'.' && tokens <= TOPIC_TOKENS
+    refused == 0 && tokens <= TOPIC_TOKENS && text.as_bytes().last().is_some_and(|&last| last != b'.')
+}
+
+/// Copies of one topic are told without a look at their text, which costs a cache miss.
+impl PartialEq for Topic {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for Topic {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
 }
 
 impl Borrow<str> for Topic {

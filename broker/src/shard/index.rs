@@ -55,7 +55,8 @@ impl Default for CacheLimits {
 /// A topic that some filter without wildcards names.
 #[derive(Debug)]
 struct Exact<K> {
-    topic: Box<str>,
+    /// The newest that was asked for, so that the next copy of it is known without a look at its text.
+    topic: Topic,
     hash: u64,
     /// Never empty.
     keys: List<K>,
@@ -81,19 +82,22 @@ impl<K: Copy + Ord> Index<K> {
 
     /// Adds `key` under `filter`; false where it stood there already. Cheapest where `key` is the largest.
     pub fn insert(&mut self, filter: &Filter, key: K) -> bool {
-        let is_new = if filter.is_wildcard() {
-            self.wild.insert(filter, key)
-        } else {
-            let hash = self.hasher.hash_one(filter.as_str());
-            self.exact
-                .entry(hash, |exact| *exact.topic == *filter.as_str(), |exact| exact.hash)
-                .or_insert_with(|| Exact { topic: filter.as_str().into(), hash, keys: List::new() })
-                .into_mut()
-                .keys
-                .insert(key)
-        };
+        let is_new =
+            if filter.is_wildcard() { self.wild.insert(filter, key) } else { self.insert_exact(filter, key) };
         self.len += usize::from(is_new);
         is_new
+    }
+
+    fn insert_exact(&mut self, filter: &Filter, key: K) -> bool {
+        let hash = self.hasher.hash_one(filter.as_str());
+        if let Some(exact) = self.exact.find_mut(hash, |exact| exact.topic.as_str() == filter.as_str()) {
+            return exact.keys.insert(key);
+        }
+        let Some(topic) = filter.as_topic() else { return false };
+        let mut keys = List::new();
+        keys.insert(key);
+        self.exact.insert_unique(hash, Exact { topic, hash, keys }, |exact| exact.hash);
+        true
     }
 
     /// Takes `key` under `filter` away; false where it did not stand there.
@@ -116,8 +120,16 @@ impl<K: Copy + Ord> Index<K> {
     pub fn matches(&mut self, topic: &Topic) -> Matches<'_, K> {
         let hash = self.hasher.hash_one(topic.as_str());
         let wild = if self.wild.lists.is_empty() { &[] } else { self.wild.matches(hash, topic) };
-        let found = self.exact.find(hash, |exact| *exact.topic == *topic.as_str());
-        Matches { exact: found.map_or(&[], |exact| &exact.keys.0), wild }
+        let exact: &[K] = match self.exact.find_mut(hash, |exact| exact.topic == *topic) {
+            Some(exact) => {
+                if !exact.topic.is_copy_of(topic) {
+                    exact.topic = topic.clone();
+                }
+                &exact.keys.0
+            }
+            None => &[],
+        };
+        Matches { exact, wild }
     }
 
     /// Whether any filter takes `topic`.
@@ -136,12 +148,13 @@ impl<K: Copy + Ord> Index<K> {
     }
 
     fn exact(&self, hash: u64, topic: &str) -> &[K] {
-        self.exact.find(hash, |exact| *exact.topic == *topic).map_or(&[], |exact| &exact.keys.0)
+        self.exact.find(hash, |exact| exact.topic.as_str() == topic).map_or(&[], |exact| &exact.keys.0)
     }
 
     fn remove_exact(&mut self, filter: &Filter, key: K) -> bool {
         let hash = self.hasher.hash_one(filter.as_str());
-        let Ok(mut exact) = self.exact.find_entry(hash, |exact| *exact.topic == *filter.as_str()) else {
+        let Ok(mut exact) = self.exact.find_entry(hash, |exact| exact.topic.as_str() == filter.as_str())
+        else {
             return false;
         };
         if !exact.get_mut().keys.remove(key) {

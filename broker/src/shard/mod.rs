@@ -30,20 +30,23 @@ pub mod start;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
+    future::{Future, poll_fn},
     io,
     ops::ControlFlow,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use mio::{Events, Interest, Token};
 use tidegate_protocol::{
-    ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow,
+    ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow, topic::Topics,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
@@ -103,6 +106,8 @@ pub struct Shard {
     /// Reads of all connections go through it; only what is incomplete stays with a connection.
     scratch: Vec<u8>,
     frames: VecDeque<Result<ClientFrame, DecodeError>>,
+    /// What publishers repeat.
+    topics: Topics,
     /// Connections to read.
     reads: VecDeque<u32>,
     /// Connections that hold frames until there is room.
@@ -124,6 +129,8 @@ const READ_BYTES: usize = 256 << 10;
 /// Frames carried out before the shard looks at other connections.
 const FRAMES: usize = 1024;
 const SCRATCH_BYTES: usize = 64 << 10;
+/// Topics of which a shard remembers that they are valid: 64 KiB, and as many texts of at most 255 bytes.
+const TOPICS: usize = 4096;
 /// Messages in the inbox that are worth a fan-out amid the reads.
 const INBOX_HIGH: usize = 1024;
 /// How often streams let go of what is too old.
@@ -167,6 +174,7 @@ impl Shard {
             events: Events::with_capacity(1024),
             scratch: vec![0; SCRATCH_BYTES],
             frames: VecDeque::new(),
+            topics: Topics::new(TOPICS),
             reads: VecDeque::new(),
             held: Vec::new(),
             paused: Vec::new(),
@@ -188,6 +196,9 @@ impl Shard {
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
         let inbox = self.dispatch.inbox.clone();
         let mut busy_ticks = 0;
+        // Each waits on over several rounds of the loop, which costs less than a new one for each.
+        let mut woken = pin!(inbox.woken());
+        let mut sleep = pin!(tokio::time::sleep_until(self.next_deadline().into()));
         loop {
             let mut busy = self.tick()?;
             while let Ok(order) = orders.try_recv() {
@@ -207,13 +218,26 @@ impl Shard {
                 continue;
             }
             busy_ticks = 0;
-            let deadline = tokio::time::Instant::from_std(self.next_deadline());
-            tokio::select! {
-                biased;
-                ready = self.readiness.readable() => ready?.clear_ready(),
-                () = inbox.woken() => {}
-                Some(order) = orders.recv() => self.carry_out(order),
-                () = tokio::time::sleep_until(deadline) => {}
+            // Set anew only to end earlier: what stands costs a tick too many, a new one its place among all timers.
+            let deadline = self.next_deadline();
+            if deadline < sleep.deadline().into_std() || sleep.is_elapsed() {
+                sleep.as_mut().reset(deadline.into());
+            }
+            let order = poll_fn(|context| {
+                if let Poll::Ready(ready) = self.readiness.poll_read_ready(context) {
+                    return Poll::Ready(ready.map(|mut ready| ready.clear_ready()).map(|()| None));
+                }
+                if woken.as_mut().poll(context).is_ready() {
+                    woken.set(inbox.woken());
+                    return Poll::Ready(Ok(None));
+                }
+                if let Poll::Ready(Some(order)) = orders.poll_recv(context) {
+                    return Poll::Ready(Ok(Some(order)));
+                }
+                sleep.as_mut().poll(context).map(|()| Ok(None))
+            });
+            if let Some(order) = order.await? {
+                self.carry_out(order);
             }
         }
     }
@@ -291,7 +315,7 @@ impl Shard {
         if client.paused || client.held.is_some() {
             return;
         }
-        let (codec, frames) = (client.codec, &mut self.frames);
+        let (codec, frames, topics) = (client.codec, &mut self.frames, &mut self.topics);
         let wanted = match codec {
             tidegate_protocol::Codec::Json => Kind::Text,
             tidegate_protocol::Codec::Bincode => Kind::Binary,
@@ -309,7 +333,7 @@ impl Shard {
                     unsupported = true;
                     return ControlFlow::Break(());
                 }
-                frames.extend(codec.decode_client(data));
+                frames.extend(codec.decode_client_with(data, topics));
                 if frames.len() >= FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         );

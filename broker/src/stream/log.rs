@@ -332,6 +332,9 @@ impl Log {
         let entry = self.topics.entry(hash, |state| state.topic == draft.topic, |state| state.hash);
         // The messages of a topic share its text, which is paid for once.
         let (topic, newest) = match &entry {
+            Entry::Occupied(state) if state.get().topic.is_copy_of(&draft.topic) => {
+                (draft.topic, Some(state.get().newest))
+            }
             Entry::Occupied(state) => (state.get().topic.clone(), Some(state.get().newest)),
             Entry::Vacant(_) => (draft.topic, None),
         };

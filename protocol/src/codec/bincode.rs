@@ -5,6 +5,8 @@
 //! are borrowed and loose here: what a value may be is checked afterwards, so that a bad value in a frame that could
 //! be read to its end costs that frame alone and not the connection.
 
+mod direct;
+
 use ::bincode::{
     BorrowDecode, Encode,
     config::{Configuration, Limit, LittleEndian, Varint, standard},
@@ -24,6 +26,7 @@ use crate::{
     limits,
     payload::{ContentKind, Payload},
     position::{self, From},
+    topic::Topics,
 };
 
 /// Never without a limit: bincode would allocate whatever length a peer claims. Nothing here does, so this is a second
@@ -236,7 +239,7 @@ pub fn encode_server(frame: &ServerFrame, out: &mut Vec<u8>) {
 
 /// Appends a message's frame to `out`. Allocates nothing but `out`'s growth, and where there are headers.
 pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
-    write(out, number::MESSAGE, MessageBody::of(message));
+    direct::message(message, out);
 }
 
 /// Puts `sub` at the end of the message frame that `out` ends with: it stands last there, and is absent.
@@ -246,8 +249,16 @@ pub fn tag_message(out: &mut Vec<u8>, sub: u64) {
     encode(out, Some(sub));
 }
 
-/// Reads a client's frame from the start of `bytes`, and says how many of them it took.
-pub fn decode_client(bytes: &[u8]) -> Decoded<ClientFrame> {
+/// Reads a client's frame from the start of `bytes`, and says how many of them it took. A publish's topic is looked for in
+/// `topics` first.
+pub fn decode_client(bytes: &[u8], topics: Option<&mut Topics>) -> Decoded<ClientFrame> {
+    match direct::publish(bytes, topics) {
+        Some((frame, length)) => (Ok(frame), length),
+        None => decode_derived(bytes),
+    }
+}
+
+fn decode_derived(bytes: &[u8]) -> Decoded<ClientFrame> {
     decode(bytes, |number, body| match number {
         number::CONNECT => body.read(Connect::check),
         number::SUBSCRIBE => body.read(Subscribe::check),

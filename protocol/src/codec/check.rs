@@ -10,7 +10,7 @@ use crate::{
     limits,
     payload::PayloadError,
     position::{DEFAULT_STREAM, Epoch, Position, StreamName},
-    topic::{Topic, check as check_token},
+    topic::{Topic, Topics, check as check_token},
 };
 
 /// An id, offset, time or count: at most [`limits::MAX_INTEGER`].
@@ -34,8 +34,16 @@ pub(super) fn code(field: &str, value: u64) -> Result<ErrorCode, DecodeError> {
 
 /// A topic.
 pub(super) fn topic(text: &str) -> Result<Topic, DecodeError> {
-    Topic::parse(text)
-        .map_err(|e| DecodeError::new(ErrorCode::TopicInvalid, format_args!("not a topic: {e}")))
+    known_topic(text, None)
+}
+
+/// A topic that may have come before.
+pub(super) fn known_topic(text: &str, known: Option<&mut Topics>) -> Result<Topic, DecodeError> {
+    match known {
+        Some(topics) => topics.parse(text),
+        None => Topic::parse(text),
+    }
+    .map_err(|e| DecodeError::new(ErrorCode::TopicInvalid, format_args!("not a topic: {e}")))
 }
 
 /// A filter.

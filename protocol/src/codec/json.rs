@@ -27,6 +27,7 @@ use crate::{
     limits,
     payload::{ContentKind, Payload, json_depth_exceeds},
     position::{At, From, Position},
+    topic::Topics,
 };
 
 /// Appends a client's frame to `out`.
@@ -213,9 +214,17 @@ pub fn tag_message(out: &mut Vec<u8>, sub: u64) {
 
 /// Reads a client's frame from one line. A field the frame does not have is refused.
 pub fn decode_client(line: &[u8]) -> Result<ClientFrame, DecodeError> {
+    decode_client_with(line, None)
+}
+
+/// The same; a publish's topic is looked for in `topics` first.
+pub(super) fn decode_client_with(
+    line: &[u8],
+    topics: Option<&mut Topics>,
+) -> Result<ClientFrame, DecodeError> {
     let mut fields: ClientFields<'_> = parse(line)?;
     let id = fields.id;
-    client_frame(&mut fields).map_err(|error| deepen(error, line).of_request(readable(id)))
+    client_frame(&mut fields, topics).map_err(|error| deepen(error, line).of_request(readable(id)))
 }
 
 /// Reads a broker's frame from one line. A field that is not known is passed over: the broker may be newer.
@@ -225,7 +234,10 @@ pub fn decode_server(line: &[u8]) -> Result<ServerFrame, DecodeError> {
     server_frame(&mut fields).map_err(|error| deepen(error, line).of_request(readable(id)))
 }
 
-fn client_frame(fields: &mut ClientFields<'_>) -> Result<ClientFrame, DecodeError> {
+fn client_frame(
+    fields: &mut ClientFields<'_>,
+    topics: Option<&mut Topics>,
+) -> Result<ClientFrame, DecodeError> {
     let op = fields.op.take().ok_or_else(|| missing("op"))?.0;
     let frame = match &*op {
         "connect" => ClientFrame::Connect(Connect {
@@ -249,7 +261,7 @@ fn client_frame(fields: &mut ClientFields<'_>) -> Result<ClientFrame, DecodeErro
         }
         "publish" => ClientFrame::Publish(Publish {
             id: optional_integer("id", fields.id.take())?,
-            topic: check::topic(&fields.topic.take().ok_or_else(|| missing("topic"))?.0)?,
+            topic: check::known_topic(&fields.topic.take().ok_or_else(|| missing("topic"))?.0, topics)?,
             payload: read_payload(fields.json.take(), fields.text.take(), fields.binary.take())?,
             key: check::key(text(&fields.key.take()))?,
             headers: read_headers(fields.headers.take())?,

@@ -11,6 +11,7 @@ use std::fmt::{self, Write as _};
 use crate::{
     error::ErrorCode,
     frame::{ClientFrame, Message, ServerFrame},
+    topic::Topics,
 };
 
 /// How frames are written, agreed on by WebSocket subprotocol.
@@ -202,7 +203,31 @@ impl Codec {
     /// assert_eq!(frames.next(), None);
     /// ```
     pub fn decode_client(self, bytes: &[u8]) -> impl Iterator<Item = Result<ClientFrame, DecodeError>> {
-        Frames { codec: self, rest: bytes, json: json::decode_client, bincode: bincode::decode_client }
+        frames(self, bytes, move |bytes| match self {
+            Codec::Json => (json::decode_client(bytes), bytes.len()),
+            Codec::Bincode => bincode::decode_client(bytes, None),
+        })
+    }
+
+    /// The same. A topic that stands in `topics` is neither checked nor copied again, and a new one is put there.
+    ///
+    /// ```
+    /// use tidegate_protocol::{Codec, topic::Topics};
+    ///
+    /// let mut topics = Topics::new(1024);
+    /// let line = br#"{"op":"publish","topic":"chat.room1","text":"hi"}"#;
+    /// let mut frames = Codec::Json.decode_client_with(line, &mut topics);
+    /// assert!(matches!(frames.next(), Some(Ok(_))));
+    /// ```
+    pub fn decode_client_with(
+        self,
+        bytes: &[u8],
+        topics: &mut Topics,
+    ) -> impl Iterator<Item = Result<ClientFrame, DecodeError>> {
+        frames(self, bytes, move |bytes| match self {
+            Codec::Json => (json::decode_client_with(bytes, Some(&mut *topics)), bytes.len()),
+            Codec::Bincode => bincode::decode_client(bytes, Some(&mut *topics)),
+        })
     }
 
     /// Reads the server frames of one WebSocket message, one after the other.
@@ -214,49 +239,43 @@ impl Codec {
     /// assert_eq!(frames.next(), Some(Ok(ServerFrame::Pong { id: 5 })));
     /// ```
     pub fn decode_server(self, bytes: &[u8]) -> impl Iterator<Item = Result<ServerFrame, DecodeError>> {
-        Frames { codec: self, rest: bytes, json: json::decode_server, bincode: bincode::decode_server }
+        frames(self, bytes, move |bytes| match self {
+            Codec::Json => (json::decode_server(bytes), bytes.len()),
+            Codec::Bincode => bincode::decode_server(bytes),
+        })
     }
 }
 
 /// What was read from the start of some bytes, and how many of them it took: all of them where the error is fatal.
 type Decoded<F> = (Result<F, DecodeError>, usize);
 
-/// The frames of one WebSocket message.
-struct Frames<'a, F> {
+/// The frames of one WebSocket message. `decode` reads one: a line, or from the start of what is left.
+fn frames<F>(
     codec: Codec,
-    rest: &'a [u8],
-    /// Reads one line.
-    json: fn(&[u8]) -> Result<F, DecodeError>,
-    /// Reads one frame from the start.
-    bincode: fn(&[u8]) -> Decoded<F>,
-}
-
-impl<F> Iterator for Frames<'_, F> {
-    type Item = Result<F, DecodeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.codec {
-            Codec::Json => loop {
-                if self.rest.is_empty() {
-                    return None;
-                }
-                let (line, rest) = match self.rest.iter().position(|&b| b == b'\n') {
-                    Some(end) => (&self.rest[..end], &self.rest[end + 1..]),
-                    None => (self.rest, &[][..]),
-                };
-                self.rest = rest;
-                if !line.trim_ascii().is_empty() {
-                    return Some((self.json)(line));
-                }
-            },
-            Codec::Bincode => {
-                if self.rest.is_empty() {
-                    return None;
-                }
-                let (frame, length) = (self.bincode)(self.rest);
-                self.rest = self.rest.get(length..).unwrap_or_default();
-                Some(frame)
+    bytes: &[u8],
+    mut decode: impl FnMut(&[u8]) -> Decoded<F>,
+) -> impl Iterator<Item = Result<F, DecodeError>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        loop {
+            if rest.is_empty() {
+                return None;
+            }
+            if codec == Codec::Bincode {
+                let (frame, length) = decode(rest);
+                rest = rest.get(length..).unwrap_or_default();
+                return Some(frame);
+            }
+            // Most have one line, and to look for a byte is faster than to look for its place.
+            let end = rest.contains(&b'\n').then(|| rest.iter().position(|&byte| byte == b'\n')).flatten();
+            let (line, after) = match end {
+                Some(end) => (&rest[..end], &rest[end + 1..]),
+                None => (rest, &[][..]),
+            };
+            rest = after;
+            if !line.trim_ascii().is_empty() {
+                return Some(decode(line).0);
             }
         }
-    }
+    })
 }
