@@ -7,9 +7,9 @@ import { isFilter, isTopic } from './filter.js';
 import type { ClientFrame, From, Payload } from './frame.js';
 import type { HistoryPage, MessageItem, PublishAck, PublishOptions, SubscribeOptions } from './item.js';
 import { json } from './json.js';
-import { createSession, type State } from './session.js';
+import { createSession, type Session, type State } from './session.js';
 import { messageItem } from './session/subscriber.js';
-import { type Host, Subscription } from './subscription.js';
+import { Subscription } from './subscription.js';
 import type { Transport } from './transport.js';
 import { websocket } from './websocket.js';
 
@@ -73,12 +73,12 @@ export interface ClientEvents {
  */
 export class Client {
   readonly #defaults: SubscribeOptions | undefined;
-  readonly #host: Host;
+  readonly #session: Session;
   readonly #emitter = createEmitter<ClientEvents>();
   readonly #driver: Driver;
   #token: Token;
   /** Random: tells its idempotency keys from those of another with the same instance. */
-  readonly #id = random();
+  readonly #id = crypto.getRandomValues(new Uint32Array(4)).join('-');
   #keys = 0;
 
   /**
@@ -96,33 +96,26 @@ export class Client {
     const session = createSession(
       { client: name, instance, connectTimeout, measure, canRefresh: typeof token == 'function' },
       (name, event) => {
-        if (name == 'error') this.#onError(event as TidegateError);
-        else this.#emitter.emit(name, (name == 'state' ? { ...(event as object), transport: this.transport } : event) as never);
+        const told = name == 'state' ? { ...(event as object), transport: this.transport } : event;
+        if (!this.#emitter.emit(name, told as never) && name == 'error') console.error('tidegate:', event);
       },
     );
     const driver = createDriver(session, {
-      url: address.href.split('#')[0]!,
+      url: address.href,
       codec,
       transports: transports.map((transport) =>
         transport == 'websocket' ? websocket() : transport == 'sse' ? sse() : transport,
       ),
       token: () => this.#fetchToken(),
-      prepare: () => {
-        for (const subscription of this.#host.fresh) subscription.start();
-      },
     });
     this.#driver = driver;
-    this.#host = { session, kick: driver.kick, shared: new Map(), fresh: new Set(), onError: (error) => this.#onError(error) };
+    this.#session = session;
     driver.start();
-  }
-
-  #onError(error: TidegateError): void {
-    if (!this.#emitter.emit('error', error)) console.error('tidegate:', error);
   }
 
   /** Where it stands: see {@link State}. */
   get state(): State {
-    return this.#host.session.state;
+    return this.#session.state;
   }
 
   /** What the connection runs on; `undefined` without one. */
@@ -132,7 +125,7 @@ export class Client {
 
   /** The connection's id, as the broker's log has it; `undefined` without one. */
   get connection(): string | undefined {
-    return this.#host.session.connection;
+    return this.#session.connection;
   }
 
   /** Calls `listener` with every such event. Gives the function that ends that. */
@@ -150,7 +143,7 @@ export class Client {
    * whose ack has not come with 1502 (`outcome_unknown`).
    */
   close(): void {
-    this.#host.session.stop();
+    this.#session.stop();
     this.#driver.stop();
   }
 
@@ -168,7 +161,7 @@ export class Client {
   ): Subscription<T> {
     if (typeof options == 'function') return this.subscribe(filter, {}, options);
     check(isFilter(filter), 1201, filter);
-    const subscription = new Subscription<T>(this.#host, filter, { ...this.#defaults, ...options });
+    const subscription = new Subscription<T>(this.#session, filter, { ...this.#defaults, ...options });
     if (callback) subscription.on('message', callback);
     return subscription;
   }
@@ -195,18 +188,17 @@ export class Client {
    */
   tryPublish(topic: string, data: unknown, options: PublishOptions = {}): Promise<PublishAck> | false {
     const content = payload(data, options);
-    return !this.#host.session.isFull(byteLength(content.data)) && this.#publish(topic, content, options);
+    return !this.#session.isFull(byteLength(content.data)) && this.#publish(topic, content, options);
   }
 
   async #publish(topic: string, content: Payload, options: PublishOptions): Promise<PublishAck> {
     check(isTopic(topic), 1200, topic);
     const { key, headers, report, idempotency = `${this.#id}-${this.#keys++}` } = options;
-    const { session, kick } = this.#host;
-    const frame = { op: 'publish', topic, key, headers: headers && { ...headers }, report, ...content } as const;
-    const acked = session.publish({ ...frame, idempotency: idempotency || undefined }, byteLength(content.data));
-    kick();
-    const { stream, epoch, offset, duplicate = false, report: told } = await acked;
-    return { stream, epoch, offset, duplicate, report: told };
+    const { op: _op, id: _id, live_only: _liveOnly, duplicate = false, ...ack } = await this.#session.publish(
+      { op: 'publish', topic, key, headers, report, idempotency: idempotency || undefined, ...content },
+      byteLength(content.data),
+    );
+    return { ...ack, duplicate };
   }
 
   /**
@@ -219,26 +211,14 @@ export class Client {
     { from = 'beginning', limit }: { from?: From | undefined; limit?: number | undefined } = {},
   ): Promise<HistoryPage<T>> {
     check(isTopic(topic), 1200, topic);
-    const { session, kick } = this.#host;
-    const asked = session.history({ topic, from, limit });
-    kick();
-    const { messages, position, more = false } = await asked;
-    return {
-      messages: messages.map((message) => {
-        const { offset } = message;
-        return messageItem(message, position && offset ? { ...position, offset } : undefined) as MessageItem<T>;
-      }),
-      position,
-      more,
-    };
+    const { messages, position, more = false } = await this.#session.history({ topic, from, limit });
+    return { messages: messages.map((message) => messageItem(message) as MessageItem<T>), position, more };
   }
 
   /** Gives the broker a token in place of the one before: this one, or what the `token` option fetches. */
   async refresh(token?: string): Promise<void> {
     if (token && typeof this.#token == 'string') this.#token = token;
-    const renewed = this.#host.session.refresh(token ?? (await this.#fetchToken()));
-    this.#host.kick();
-    return renewed;
+    return this.#session.refresh(token ?? (await this.#fetchToken()));
   }
 
   async #fetchToken(): Promise<string> {
@@ -261,9 +241,4 @@ function payload(data: unknown, { kind }: PublishOptions): Payload {
 
 function byteLength(data: string | Uint8Array): number {
   return (typeof data == 'string' ? new TextEncoder().encode(data) : data).length;
-}
-
-/** 128 random bits. `randomUUID` is there in secure contexts alone. */
-function random(): string {
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join('');
 }

@@ -1,7 +1,6 @@
 /** Owns the connection: opens it, moves frames and time, and finds the transport that gets through. */
 
 import type { Codec } from './codec.js';
-import type { ClientFrame } from './frame.js';
 import type { Session } from './session.js';
 import type { Link, Transport } from './transport.js';
 import { watch } from './wake.js';
@@ -16,15 +15,8 @@ const BUFFER_CHECK = 20;
 /** A timer that is this late was held up by a page that slept or was frozen: nobody is blamed for the silence. */
 const LATE = 2000;
 
-/**
- * Publishes of less than so many UTF-16 units, without headers, go out together, up to so many: however they are written,
- * they stay below the 128 KiB of a WebSocket message. All else goes alone.
- */
-const SMALL = 512;
-const BURST = 16;
-
-/** How long an answer over HTTP is waited for, in milliseconds. */
-const PATIENCE = 5000;
+/** How many WebSockets may fail where one got through before: a broker that restarts refuses some. */
+const TRUST = 3;
 
 /** How long after WebSockets did not get through another one is tried, with the next connection. */
 const AVOID = 60_000;
@@ -37,21 +29,18 @@ export interface Route {
   transports: readonly Transport[];
   /** Called before each connection. */
   token: () => Promise<string>;
-  /** Called before anything is written. */
-  prepare: () => void;
 }
 
 export type Driver = ReturnType<typeof createDriver>;
 
-export function createDriver(session: Session, { url, codec, transports, token, prepare }: Route) {
+export function createDriver(session: Session, { url, codec, transports, token }: Route) {
   let link: Link | undefined;
-  let isOpen = false;
-  /** Counts what may be under way, so that what belongs to an earlier attempt is told apart. */
+  /** Counts the attempts, so that what was waited for in an earlier one is told apart. */
   let turn = 0;
   /** Which transport is tried, or in use. */
   let which = 0;
-  /** WebSockets that failed one after the other although HTTP was answered. */
-  let blocked = 0;
+  /** How many WebSockets may fail before the next transport is tried. */
+  let left = 1;
   /** Until when no WebSocket is tried. */
   let avoid = 0;
   let isHidden = false;
@@ -65,7 +54,6 @@ export function createDriver(session: Session, { url, codec, transports, token, 
     turn++;
     link?.close();
     link = undefined;
-    isOpen = false;
     connectAt = Infinity;
   };
 
@@ -75,70 +63,44 @@ export function createDriver(session: Session, { url, codec, transports, token, 
     try {
       session.token = (await token()) || undefined;
     } catch (error) {
-      return mine == turn && onLost(1006, `no token: ${error}`);
+      return mine == turn && onLost(1006, String(error));
     }
     if (mine != turn) return;
-    if (avoid && Date.now() >= avoid) {
-      // Once they did not get through, one more failure is enough.
-      which = avoid = 0;
-      blocked = 1;
-    }
+    if (Date.now() >= avoid) which = 0;
     open();
   };
 
   const open = () => {
-    const mine = ++turn;
-    const now = Date.now();
-    /** Nothing of an earlier attempt is listened to. */
-    const guard =
-      <Args extends unknown[]>(on: (...args: Args) => void) =>
-      (...args: Args) => {
-        if (mine == turn) on(...args);
-      };
-    session.onAttempt(now);
+    session.onAttempt(Date.now());
     link = transports[which]!.open(url, codec, {
-      open: guard(() => {
-        isOpen = true;
+      open() {
         session.onOpen(Date.now());
         poll();
-      }),
-      frames: guard((frames) => {
+      },
+      frames(frames) {
         session.onHeard(Date.now());
         for (const frame of frames) session.onFrame(frame);
         poll();
-      }),
-      close: guard(onClosed),
+      },
+      close: onClosed,
     });
     kick();
   };
 
   /** The connection is over, or never was. */
-  const onClosed = (code: number, reason: string, isHung?: boolean) => {
+  const onClosed = (code: number, reason: string) => {
     const wasWelcomed = session.connection !== undefined;
     const isWebSocket = transports[which]!.name == 'websocket';
     drop();
-    if (wasWelcomed) blocked = 0;
-    else if (isWebSocket && transports[1] && (code == 1006 || code == NONE)) return void onBlocked(code, reason, isHung);
-    // The other way does not get through either.
-    else if (avoid) avoid = 1;
-    onLost(code || 1006, reason);
-  };
-
-  /** A WebSocket failed. Where it is WebSockets alone that do not get through, the next transport is tried. */
-  const onBlocked = async (code: number, reason: string, isHung?: boolean) => {
-    const mine = turn;
-    // Any answer will do.
-    const asked = { mode: 'no-cors', cache: 'no-store', signal: AbortSignal.timeout(PATIENCE) } as const;
-    const isThere = code == NONE || (await fetch(new URL('live', url.replace('ws', 'http')), asked).catch(() => {}));
-    if (mine != turn) return;
-    if (!isThere) return onLost(1006, reason);
-    // A broker that has just come up refused a WebSocket and answers now: one failure alone says little.
-    blocked += isHung || code == NONE ? 2 : 1;
-    if (blocked > 1) {
+    if (!isWebSocket) which = wasWelcomed ? which : 0;
+    else if (wasWelcomed) left = TRUST;
+    else if (transports[1] && (code == NONE || (code == 1006 && --left < 1))) {
+      // It may be the way of WebSockets alone that is blocked.
       which = 1;
       avoid = Date.now() + AVOID;
+      return open();
     }
-    open();
+    onLost(code || 1006, reason);
   };
 
   const onLost = (code: number, reason: string) => {
@@ -153,7 +115,7 @@ export function createDriver(session: Session, { url, codec, transports, token, 
     session.onWake(now);
     if (isNew) {
       isHidden = false;
-      if (!link && session.state == 'connecting' && !session.isHeldBack) connectAt = now;
+      if (!link && session.state == 'connecting') connectAt = now;
     }
     kick();
   };
@@ -163,21 +125,20 @@ export function createDriver(session: Session, { url, codec, transports, token, 
     onClosed(1001, 'page left');
   };
 
-  const kick = () => {
+  const kick = (session.kick = () => {
     if (!isKicked) queueMicrotask(poll);
     isKicked = true;
-  };
+  });
 
   /** Does what there is to do. */
   const poll = () => {
     isKicked = false;
     const now = Date.now();
     if (now >= connectAt) void connect();
-    prepare();
     session.deliver();
     const writeAt = write(now) ? Infinity : now + BUFFER_CHECK;
     const { ending } = session;
-    if (ending) return onClosed(ending.code, ending.reason, true);
+    if (ending) return onClosed(ending.code, ending.reason); 
     const at = Math.min(connectAt, writeAt, session.deadline());
     if (at == timerAt) return;
     clearTimeout(timer);
@@ -187,17 +148,12 @@ export function createDriver(session: Session, { url, codec, transports, token, 
 
   /** False if there may be more, once what is on its way has left. */
   const write = (now: number): boolean => {
-    if (!link || !isOpen) return true;
-    const burst: ClientFrame[] = [];
-    const flush = () => burst.length && link!.send(burst.splice(0));
-    for (let frame; link.buffered() < MOST_BUFFERED && (frame = session.next(now)); ) {
-      const isSmall = 'data' in frame && frame.data.length < SMALL && !frame.headers;
-      if (!isSmall || burst.length == BURST) flush();
-      burst.push(frame);
-      if (!isSmall) flush();
+    for (let frame; link; link.send([frame])) {
+      if (link.buffered() >= MOST_BUFFERED) return false;
+      frame = session.next(now);
+      if (!frame) break;
     }
-    flush();
-    return link.buffered() < MOST_BUFFERED;
+    return true;
   };
 
   const onTimer = () => {
@@ -209,8 +165,6 @@ export function createDriver(session: Session, { url, codec, transports, token, 
   };
 
   return {
-    kick,
-
     /** What the connection runs on. */
     transport: () => (session.connection === undefined ? undefined : transports[which]!.name),
 

@@ -19,7 +19,7 @@ export interface MessageItem<T = unknown> {
   headers?: Headers | undefined;
   /** When the broker took it, in milliseconds since the Unix epoch. */
   time: number;
-  /** What to give as `from` to go on behind it. Absent for a live-only message. */
+  /** What to give as `from` to go on behind it. Absent for a live-only message, and in a page of history. */
   position?: Position | undefined;
 }
 
@@ -98,9 +98,9 @@ export interface SubscribeOptions {
 export interface Terms {
   overflow: Overflow;
   limit: number;
-  limitBytes: number;
+  limit_bytes: number;
   /** Whether the filter reaches topics in no stream: those cannot be resumed. */
-  liveOnly: boolean;
+  live_only?: boolean;
 }
 
 /** How to publish. All of it may be left out. */

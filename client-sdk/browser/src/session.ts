@@ -66,12 +66,15 @@ export type Tell = <Name extends keyof SessionEvents>(name: Name, event: Session
 /** Takes what a request came to. */
 type Settle<T> = (result: T | TidegateError) => void;
 
+/** A frame that answers a request. */
+type Answer = Extract<wire.ServerFrame, { id: number }>;
+
 /** A frame to write once its id is known. */
 interface Outgoing {
   /** None where what it was for is gone. */
   make: (id: number) => wire.ClientFrame | undefined;
   /** What to do with its answer. */
-  answer: ((frame: wire.ServerFrame) => void) | undefined;
+  answer: Settle<Answer> | undefined;
   /** The connection was lost before the answer. */
   lost: (() => void) | undefined;
 }
@@ -118,10 +121,16 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
   /** What is to be told, in the order it happened. */
   const events: (() => void)[] = [];
 
-  const later: Tell = (name, event) => void events.push(() => tell(name, event));
+  const push = (event: () => void) => {
+    events.push(event);
+    self.kick();
+  };
+  const later: Tell = (name, event) => push(() => tell(name, event));
   const end = (reason: string, code = 1006) => void (self.ending ??= { code, reason });
-  const say = (make: Outgoing['make'], answer?: Outgoing['answer'], lost?: Outgoing['lost']) =>
-    void control.push({ make, answer, lost });
+  const say = (make: Outgoing['make'], answer?: Outgoing['answer'], lost?: Outgoing['lost']) => {
+    control.push({ make, answer, lost });
+    self.kick();
+  };
 
   const setState = (state: State, more?: { code: number; reason: string; retry?: number }) => {
     self.state = state;
@@ -129,7 +138,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
   };
 
   const setSubscription = (subscriber: Subscriber, state: SubscriptionState, error?: TidegateError) => {
-    events.push(() => {
+    push(() => {
       for (const reader of subscriber.readers) reader.onState(state, error);
     });
   };
@@ -178,7 +187,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     const { topic, sub } = message;
     for (const [id, subscriber] of routes) {
       if (sub ? sub != id : !matches(subscriber.filter, topic)) continue;
-      if (!subscriber.onMessage(message)) end('more than its credit');
+      if (!subscriber.onMessage(message)) end('overrun');
       self.stage(subscriber);
       // Only where duplicates used credit up.
       self.attend(subscriber);
@@ -227,29 +236,29 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     isAsking = true;
     say(
       (id) => ({ op: 'history', id, ...query.request }),
-      (frame) => {
+      (answer) => {
         // One that drains leaves it to the next connection.
-        if (frame.op == 'error' && frame.code == 1500) return;
+        if ('retry' in answer && answer.code == 1500) return;
         isAsking = false;
         histories.shift();
-        query.settle(frame.op == 'error' ? errorOf(frame) : (frame as wire.HistoryPage));
+        query.settle(answer as wire.HistoryPage);
         ask();
       },
     );
   };
 
   const subscribe = (subscriber: Subscriber) => {
-    if (!up) return;
+    if (!up || !subscriber.isOpen()) return;
     let asked: number;
     say(
       (id) => {
-        if (!subscribers.has(subscriber) || subscriber.id || !subscriber.isOpen()) return;
+        if (!subscribers.has(subscriber) || subscriber.id) return;
         return subscriber.ask((asked = id));
       },
-      (frame) => {
+      (answer) => {
         if (!subscribers.has(subscriber) || subscriber.id != asked) return;
-        if (frame.op == 'error') return onRefused(subscriber, errorOf(frame));
-        subscriber.onAck(frame as wire.Ack);
+        if (answer instanceof TidegateError) return onRefused(subscriber, answer);
+        subscriber.onAck(answer as wire.Ack);
         routes.set(asked, subscriber);
         setSubscription(subscriber, 'subscribed');
         self.stage(subscriber);
@@ -263,10 +272,14 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     connection: undefined as string | undefined,
     /** Given in the next `connect`. */
     token: undefined as string | undefined,
+    /** Subscriptions to start before anything else is written. */
+    fresh: new Set<{ start(): void }>(),
+    /** Subscribers with callbacks, by what they were asked for with. */
+    shared: new Map<string, Subscriber>(),
+    /** Called when there may be something to do. */
+    kick() {},
     /** Why the driver shall close the connection, if it shall. */
     ending: undefined as { code: number; reason: string } | undefined,
-    /** Whether the delay of the next attempt was the broker's wish, not to be cut short. */
-    isHeldBack: false,
 
     // What happens to the connection.
 
@@ -284,12 +297,9 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       const { client, instance } = settings;
       say(
         (id) => ({ op: 'connect', id, token: self.token, client, instance }),
-        (frame) => {
-          if (frame.op == 'welcome') onWelcome(frame);
-          else if (frame.op == 'error') {
-            refused = errorOf(frame);
-            end(refused.message);
-          }
+        (answer) => {
+          if (answer instanceof TidegateError) end((refused = answer).message);
+          else onWelcome(answer as wire.Welcome);
         },
       );
     },
@@ -318,8 +328,9 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
         self.stop(error ?? failure('disconnected', reason, code), code);
         return;
       }
-      self.isHeldBack = wish !== undefined || code == 4008 || code == 4009;
-      attempt = Math.max(+self.isHeldBack, lived ? 0 : attempt);
+      if (lived) attempt = 0;
+      // No quick retry of one that was too slow.
+      if (code == 4008 || code == 4009) attempt ||= 1;
       const retry = wish ?? delay(attempt++, window, random);
       setState('connecting', { code, reason, retry });
       return retry;
@@ -362,11 +373,13 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       } else if (op == 'unreadable') {
         later('error', new TidegateError(frame.code));
         if (frame.fatal) end('unreadable');
-      } else if (!((op == 'ack' || op == 'error') && publishes.onAnswer(frame))) {
-        const request = requests.get(frame.id!);
-        requests.delete(frame.id!);
-        if (request) request.answer?.(frame);
-        else if (op == 'error') later('error', errorOf(frame));
+      } else {
+        const id = frame.id!;
+        const answer = op == 'error' ? new TidegateError(frame.code, frame.message, frame) : frame;
+        const request = requests.get(id);
+        requests.delete(id);
+        if (request) request.answer?.(answer as Answer);
+        else if (!publishes.onAnswer(id, answer as wire.Ack) && op == 'error') later('error', answer as TidegateError);
       }
       // A broker that drains is left once it has answered every publish.
       if (leave !== undefined && publishes.isIdle()) end('draining', 4000);
@@ -381,6 +394,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       settled<wire.Ack>((settle) => {
         if (publishes.isFull(bytes, MOST_WAITING)) settle(failure('queue_full'));
         else publishes.push(frame, bytes, settle);
+        self.kick();
       }),
 
     history: (request: Query['request']) =>
@@ -411,42 +425,38 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     /** Renews the token in place, or for the next connection where there is none. */
     refresh: (token: string) =>
       settled<void>((settle) => {
-        const keep = () => settle(undefined);
         // The next connection begins with it.
+        const keep = () => settle(undefined);
         if (!up) return keep();
         say(
           (id) => ({ op: 'refresh', id, token }),
-          (frame) => (frame.op == 'error' ? settle(errorOf(frame)) : keep()),
+          settle as Settle<unknown>,
           keep,
         );
       }),
 
-    /** A reader has taken something. True if there may be something to write. */
-    attend(subscriber: Subscriber): boolean {
-      const isDue = subscriber.wantsCredit();
-      if (isDue) {
+    /** A reader has taken something. */
+    attend(subscriber: Subscriber): void {
+      if (subscriber.wantsCredit()) {
         say(() => {
           const add = subscriber.more();
           return add > 0 ? { op: 'credit', sub: subscriber.id, add } : undefined;
         });
       }
       // Its reader had left no room for notices.
-      const isLeft = !!up && !subscriber.id && !retries.has(subscriber) && subscriber.isOpen();
-      if (isLeft) subscribe(subscriber);
-      return isDue || isLeft;
+      if (!subscriber.id && !retries.has(subscriber)) subscribe(subscriber);
     },
 
     // Time.
 
     /** When `onTime` has something to do. */
     deadline: () =>
-      Math.min(until < Infinity ? until : up ? heard + up.ping_ms + GRACE : publishes.deadline(), ...retries.values()),
+      Math.min(until < Infinity ? until : up ? heard + up.ping_ms + GRACE : Infinity, ...retries.values()),
 
     /** What had come by `now` was handed in before this. */
     onTime(now: number): void {
-      if (now >= until) end(up ? 'no sign of life' : 'timeout');
+      if (now >= until) end(up ? 'silence' : 'timeout');
       else if (up && until == Infinity && now >= heard + up.ping_ms + GRACE) probe(now);
-      if (!up) publishes.expire(now);
       for (const [subscriber, at] of retries) {
         if (at > now) continue;
         retries.delete(subscriber);
@@ -485,8 +495,12 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       return frame;
     },
 
+    /** Tells an error that nobody else is told. */
+    fail: (error: TidegateError) => later('error', error),
+
     /** Hands out what came. What it calls may call the session again. */
     deliver(): void {
+      for (const subscription of self.fresh) subscription.start();
       for (let event; (event = events.shift()); ) event();
     },
 
@@ -494,7 +508,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     stage(subscriber: Subscriber): void {
       if (staged.has(subscriber)) return;
       staged.add(subscriber);
-      events.push(() => {
+      push(() => {
         staged.delete(subscriber);
         subscriber.hand();
         self.attend(subscriber);
@@ -508,10 +522,6 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
   };
 
   return self;
-}
-
-function errorOf(frame: wire.ErrorFrame): TidegateError {
-  return new TidegateError(frame.code, frame.message, frame);
 }
 
 /** An error of the client's own. */

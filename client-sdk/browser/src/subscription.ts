@@ -23,19 +23,6 @@ export interface SubscriptionEvents<T = unknown> {
   error: TidegateError;
 }
 
-/** What a subscription needs of its client. */
-export interface Host {
-  readonly session: Session;
-  /** Subscribers with callbacks, by what they were asked for with. */
-  readonly shared: Map<string, Subscriber>;
-  /** Subscriptions to start before anything else is written. */
-  readonly fresh: Set<Subscription<never>>;
-  /** There may be something to do. */
-  kick(): void;
-  /** Told where no listener of the subscription was. */
-  onError(error: TidegateError): void;
-}
-
 /**
  * One filter's messages, over all reconnects: `for await (const item of subscription)`, or callbacks by `on`.
  *
@@ -50,7 +37,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
   /** See {@link SubscriptionState}. */
   state: SubscriptionState = 'subscribing';
 
-  readonly #host: Host;
+  readonly #session: Session;
   readonly #options: SubscribeOptions;
   readonly #emitter = createEmitter<SubscriptionEvents<T>>();
   #subscriber: Subscriber | undefined;
@@ -64,12 +51,12 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
   #iterators: Subscription<T>[] = [];
 
   /** @internal */
-  constructor(host: Host, filter: string, options: SubscribeOptions) {
-    this.#host = host;
+  constructor(session: Session, filter: string, options: SubscribeOptions) {
+    this.#session = session;
     this.filter = filter;
     this.#options = options;
-    host.fresh.add(this as unknown as Subscription<never>);
-    host.kick();
+    session.fresh.add(this);
+    session.kick();
   }
 
   /**
@@ -82,8 +69,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
 
   /** What the broker said is in force; `undefined` until it has. */
   get terms(): Terms | undefined {
-    const ack = this.#subscriber?.terms;
-    return ack && { overflow: ack.overflow!, limit: ack.limit!, limitBytes: ack.limit_bytes!, liveOnly: !!ack.live_only };
+    return this.#subscriber?.terms as Terms | undefined;
   }
 
   /** Calls `listener` with every such event. Gives the function that ends that. */
@@ -96,8 +82,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
       const subscriber = this.#subscriber;
       if (subscriber && !this.#isIterating) {
         subscriber.pushes = true;
-        this.#host.session.stage(subscriber);
-        this.#host.kick();
+        this.#session.stage(subscriber);
       }
     }
     return this.#emitter.on(name, listener);
@@ -107,22 +92,20 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
    * Ends it: no item is given any more. Where it shares a subscription at the broker, the others go on. Resolves once
    * the broker has taken note, at once without a connection; there is no need to wait for it.
    */
-  unsubscribe(): Promise<void> {
-    if (this.state == 'unsubscribed') return Promise.resolve();
+  async unsubscribe(): Promise<void> {
+    if (this.state == 'unsubscribed') return;
     const subscriber = this.#subscriber;
-    this.#host.fresh.delete(this as unknown as Subscription<never>);
+    this.#session.fresh.delete(this);
     subscriber?.readers.delete(this.#reader);
     this.#isDropped = true;
     this.#end(undefined, !subscriber?.readers.size);
-    if (!subscriber || subscriber.readers.size) return Promise.resolve();
-    this.#host.kick();
-    return this.#host.session.unsubscribe(subscriber);
+    if (subscriber && !subscriber.readers.size) await this.#session.unsubscribe(subscriber);
   }
 
   /** Items one by one. It throws the broker's error where that ended the subscription. */
   [Symbol.asyncIterator](): AsyncIterator<Item<T>, undefined> & AsyncIterable<Item<T>> {
     if ((this.#isIterating || this.#isListening) && this.state != 'unsubscribed') {
-      const own = new Subscription<T>(this.#host, this.filter, this.#options);
+      const own = new Subscription<T>(this.#session, this.filter, this.#options);
       this.#iterators.push(own);
       return own[Symbol.asyncIterator]();
     }
@@ -143,7 +126,7 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
       const subscriber = this.#subscriber;
       const value = this.#isDropped ? undefined : (subscriber?.take() as Item<T> | undefined);
       if (value) {
-        if (this.#host.session.attend(subscriber!)) this.#host.kick();
+        this.#session.attend(subscriber!);
         this.#emitter.emit(value.type, value as never);
         return { done: false, value };
       }
@@ -159,8 +142,9 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
 
   /** Asks the broker for it, or joins those that have asked for the same. */
   start(): void {
-    const { session, shared, fresh } = this.#host;
-    fresh.delete(this as unknown as Subscription<never>);
+    const session = this.#session;
+    const { shared, fresh } = session;
+    fresh.delete(this);
     const { filter } = this;
     const { from = 'live', overflow, limit, limitBytes, echo, credit } = this.#options;
     const pushes = this.#isListening && !this.#isIterating;
@@ -179,17 +163,16 @@ export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
   }
 
   readonly #reader: Reader = {
-    onItem: (item) => void this.#emitter.emit(item.type, item as never),
-    onReady: () => this.#wake(),
+    onItem: (item) => (item ? this.#emitter.emit(item.type, item as never) : this.#wake()),
     onState: (state, error) => {
-      if (error && !this.#emitter.emit('error', error) && !this.#isIterating) this.#host.onError(error);
+      if (error && !this.#emitter.emit('error', error) && !this.#isIterating) this.#session.fail(error);
       if (state == 'unsubscribed') this.#end(error, true);
       else if (state != this.state) this.#setState(state, error);
     },
   };
 
   #end(error: TidegateError | undefined, isLast: boolean): void {
-    const { shared } = this.#host;
+    const { shared } = this.#session;
     if (isLast && shared.get(this.#key) == this.#subscriber) shared.delete(this.#key);
     this.#error = error;
     this.#setState('unsubscribed', error);

@@ -284,7 +284,7 @@ class Reader {
     pushes: boolean,
   ) {
     this.subscriber = createSubscriber(filter, { from, limit: name }, credit, pushes);
-    this.subscriber.readers.add({ onItem: (item) => this.items.push(item), onReady() {}, onState() {} });
+    this.subscriber.readers.add({ onItem: (item) => void (item && this.items.push(item)), onState() {} });
   }
 
   readAll(): void {

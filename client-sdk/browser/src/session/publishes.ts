@@ -1,7 +1,7 @@
 /** Publishes whose ack has not come: the window, the order, what goes again and what cannot. */
 
 import { TidegateError } from '../error.js';
-import type { Ack, ErrorFrame, Publish, Welcome } from '../frame.js';
+import type { Ack, Publish, Welcome } from '../frame.js';
 
 /**
  * How long after a publish was first sent it may still be sent again, in milliseconds. The broker remembers an
@@ -95,18 +95,18 @@ export function createPublishes() {
       return;
     },
 
-    /** True if the answer is a publish's. */
-    onAnswer(answer: Ack | ErrorFrame): boolean {
-      const unacked = sent.get(answer.id!);
+    /** True if the answer to the request `id` is a publish's. */
+    onAnswer(id: number, answer: Ack | TidegateError): boolean {
+      const unacked = sent.get(id);
       if (!unacked) return false;
       flying--;
       flyingBytes -= unacked.bytes;
-      if (answer.op == 'error' && answer.code == 1500) {
+      if ('retry' in answer && answer.code == 1500) {
         // It was not published, and neither was what came after it: all of it goes to the next broker, in order.
         unacked.first = Infinity;
       } else {
-        sent.delete(answer.id!);
-        settle(unacked, answer.op == 'ack' ? answer : new TidegateError(answer.code, answer.message, answer));
+        sent.delete(id);
+        settle(unacked, answer);
       }
       return true;
     },
@@ -121,9 +121,6 @@ export function createPublishes() {
     expire(now: number): void {
       drop((unacked) => isForgotten(unacked, now));
     },
-
-    /** When `expire` has something to do. */
-    deadline: () => Math.min(Infinity, ...waiting.map(({ first }) => first)) + REPEATABLE,
 
     /** The client ends. */
     failAll(error: TidegateError): void {

@@ -15,10 +15,8 @@ export type SubscriptionState = 'subscribing' | 'subscribed' | 'unsubscribed';
 
 /** Who reads a subscriber. */
 export interface Reader {
-  /** Given an item, where the subscriber hands them out by itself. */
-  onItem(item: Item): void;
-  /** There is something to take. */
-  onReady(): void;
+  /** Given an item, where the subscriber hands them out by itself; else there is one to take. */
+  onItem(item?: Item): void;
   onState(state: SubscriptionState, error: TidegateError | undefined): void;
 }
 
@@ -86,7 +84,9 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
     for (let i = queue.length; item.type == 'gap' && i--; ) {
       const waiting = queue[i]!;
       if (waiting.type != 'gap') break;
-      if (cause(waiting) == cause(item)) return mergeGaps(waiting, item);
+      if (waiting.reason == item.reason && waiting.stream == item.stream && !waiting.from == !item.from) {
+        return mergeGaps(waiting, item);
+      }
     }
     queue.push(item);
   };
@@ -282,8 +282,10 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
 
     /** Hands out what is here, or says that it is. */
     hand(): void {
-      if (!self.pushes) for (const reader of self.readers) reader.onReady();
-      else for (let item; (item = self.take()); ) for (const reader of self.readers) reader.onItem(item);
+      for (let item; !self.pushes || (item = self.take()); ) {
+        for (const reader of self.readers) reader.onItem(item);
+        if (!item) break;
+      }
     },
 
     /** The reader takes the next item. */
@@ -321,23 +323,18 @@ function merge(positions: Position[], newer: readonly Position[]): void {
 }
 
 /** A message as the application gets it. */
-export function messageItem(message: Message, position: Position | undefined): MessageItem {
+export function messageItem(message: Message, position?: Position): MessageItem {
   // What the frame had besides: a codec may leave the payload where it stood.
   const { op, sub, json, text, binary, ...rest } = message as Message & Record<string, unknown>;
   return { type: 'message', ...rest, position };
 }
 
-/** What two gaps must have in common to be told as one. */
-function cause({ stream, reason, policy, from }: GapItem): string {
-  return [stream, reason, policy, !from].join();
-}
-
 /** Adds to a gap what a later one says: exact only where both are, bounded only where both are. */
 function mergeGaps(gap: GapItem, { count, atMost, topic, to, position }: GapItem): void {
   const bound = (gap.count ?? gap.atMost)! + (count ?? atMost)!;
-  const isExact = gap.count! + count! >= 0;
-  gap.count = isExact ? bound : undefined;
-  gap.atMost = isExact || isNaN(bound) ? undefined : bound;
+  // What is not told is no number, and makes none.
+  gap.count = gap.count! + count! || undefined;
+  gap.atMost = (!gap.count && bound) || undefined;
   if (gap.topic != topic) gap.topic = undefined;
   gap.to = to;
   gap.position = position;
