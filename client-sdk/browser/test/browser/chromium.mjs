@@ -62,21 +62,20 @@ export async function startFreezableChromium() {
 }
 
 /**
- * Opens `pages/tab.html` of the site, subscribed to `filter` at `url`. `before` is a function that runs in the page
- * before anything else does.
+ * Opens `pages/tab.html` of the site, subscribed to `filter` at `url`; `on` is another of the site's origins. `before` is a
+ * function that runs in the page before anything else does.
  */
-export async function openTab(context, site, { url, filter, options, client, read, codec, before, prepare }) {
+export async function openTab(context, site, { url, filter, options, client, read, codec, before, on = site.url }) {
   const page = await context.newPage();
   page.setDefaultTimeout(TIMEOUT);
   const complaints = [];
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("console", (message) => complaints.push(`${message.type()}: ${message.text()}`));
   if (before) await page.addInitScript(before);
-  await prepare?.(page);
   const query = new URLSearchParams({ url, filter, ...(read && { read }), ...(codec && { codec }) });
   if (options) query.set("options", JSON.stringify(options));
   if (client) query.set("client", JSON.stringify(client));
-  await page.goto(`${site.url}/tab.html?${query}`);
+  await page.goto(`${on}/tab.html?${query}`);
   const tab = {
     page,
     /** What the page or the browser said on the console, and exceptions. */

@@ -11,15 +11,30 @@ const PAGES = fileURLToPath(new URL("pages/", import.meta.url));
 const SDK = process.env.SDK_DIST ?? fileURLToPath(new URL("../../dist/", import.meta.url));
 const KINDS = { ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8" };
 
-/** Serves `pages/`, and the built package under `/sdk/`, as a page without a bundler loads it. */
+/** Where a broker listens unless told otherwise, and so what pages say. */
+const USUAL_BROKER = "http://127.0.0.1:7400";
+
+/**
+ * Serves `pages/`, and the built package under `/sdk/`, as a page without a bundler loads it. Pages that name the usual
+ * broker are given `site.broker` in its place.
+ */
 export async function startSite() {
   await access(`${SDK}/index.js`).catch(() => {
     throw new Error(`there is no ${SDK}/index.js: the SDK is not built (npm run build)`);
   });
+  const site = {
+    broker: USUAL_BROKER,
+    async stop() {
+      server.close();
+      server.closeAllConnections();
+      await once(server, "close");
+    },
+  };
   const server = createServer(async (request, response) => {
     const [, folder, name] = new URL(request.url, "http://site").pathname.match(/^\/(sdk\/)?([\w-]+\.\w+)$/) ?? [];
     try {
-      const body = await readFile(new URL(name ?? "none", pathToFileURL(`${folder ? SDK : PAGES}/`)));
+      const file = new URL(name ?? "none", pathToFileURL(`${folder ? SDK : PAGES}/`));
+      const body = (await readFile(file, "utf8")).replaceAll(USUAL_BROKER, site.broker);
       response.writeHead(200, { "content-type": KINDS[extname(name)] }).end(body);
     } catch {
       response.writeHead(404).end();
@@ -28,13 +43,8 @@ export async function startSite() {
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address();
-  return {
-    port,
-    url: `http://127.0.0.1:${port}`,
-    async stop() {
-      server.close();
-      server.closeAllConnections();
-      await once(server, "close");
-    },
-  };
+  site.url = `http://127.0.0.1:${port}`;
+  /** The same pages, of a site that is not on this machine for all the browser knows. */
+  site.foreignUrl = `http://shop.example:${port}`;
+  return site;
 }

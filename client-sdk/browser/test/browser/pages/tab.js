@@ -7,16 +7,18 @@
 //   read      "iterator" (default), "callbacks", or "pulled": an iterator that takes an item only when the test says so
 //   codec     "bincode" or JSON
 //
-// It keeps its place over a reload: positions as it goes, and what it wrote down when it is left.
+// It keeps its place over a reload, but where it is pulled: its positions as it goes, and what it wrote down when it is
+// left.
 
 const ask = new URLSearchParams(location.search);
 const asked = (name) => JSON.parse(ask.get(name) ?? "{}");
+const read = ask.get("read") ?? "iterator";
 const { Client } = await import("/sdk/index.js");
 const codec = ask.get("codec") === "bincode" ? { codec: (await import("/sdk/bincode.js")).bincode } : {};
 
 const positions = JSON.parse(sessionStorage.getItem("positions") ?? "null");
 const entries = JSON.parse(sessionStorage.getItem("entries") ?? "[]");
-addEventListener("pagehide", () => sessionStorage.setItem("entries", JSON.stringify(entries)));
+if (read !== "pulled") addEventListener("pagehide", () => sessionStorage.setItem("entries", JSON.stringify(entries)));
 
 const client = new Client(ask.get("url"), { ...asked("client"), ...codec });
 const subscription = client.subscribe(ask.get("filter"), { ...asked("options"), ...(positions && { from: positions }) });
@@ -29,20 +31,16 @@ const tab = {
   /** The number of the last message, over a reload too. */
   last: entries.findLast(({ type }) => type === "message")?.n ?? 0,
   states: [],
-  subscriptionStates: [],
   errors: [],
   /** `pageshow` events of a page that came back from the back/forward cache. */
   restored: 0,
-  resumed: 0,
   pull,
 };
 globalThis.tab = tab;
 
-client.on("state", ({ state, code, reason, transport }) => tab.states.push({ state, code, reason, transport }));
+client.on("state", (event) => tab.states.push({ ...event }));
 client.on("error", ({ code, name, message }) => tab.errors.push({ code, name, message }));
-subscription.on("state", ({ state, code, reason }) => tab.subscriptionStates.push({ state, code, reason }));
 addEventListener("pageshow", ({ persisted }) => (tab.restored += persisted ? 1 : 0));
-addEventListener("resume", () => (tab.resumed += 1));
 
 function take(item) {
   const entry = item.type === "message" ? { type: "message", n: item.data, offset: item.offset } : { ...item };
@@ -50,7 +48,7 @@ function take(item) {
   const written = globalThis.sabotage?.(entry) ?? [entry];
   entries.push(...written);
   if (item.type === "message") tab.last = item.data;
-  sessionStorage.setItem("positions", JSON.stringify(subscription.positions));
+  if (read !== "pulled") sessionStorage.setItem("positions", JSON.stringify(subscription.positions));
 }
 
 /** Takes so many items, or as many as there are up to the message numbered `last`. */
@@ -62,7 +60,6 @@ async function pull(count, last) {
   }
 }
 
-const read = ask.get("read") ?? "iterator";
 if (read === "callbacks") {
   for (const type of ["message", "gap", "resumed", "reset"]) subscription.on(type, take);
 } else if (read === "pulled") {
