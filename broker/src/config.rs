@@ -149,8 +149,8 @@ sections! {
         pub outbox_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
         /// What read buffers and control lanes may hold. At it, new connections are refused.
         pub connection_bytes: u64 = 256 << 20, Size(MIB..=16 * TIB);
-        /// What the bodies of HTTP requests under way may hold, with what is read out of them. At it, they are refused
-        /// with 503.
+        /// What the bodies of HTTP requests and answers under way may hold, with what is read out of them. At it, requests
+        /// are refused with 503.
         pub http_bytes: u64 = 64 << 20, Size(MIB..=16 * TIB);
         /// What remembered idempotency keys may hold, for each stream. At it, the longest idle go.
         pub idempotency_bytes: u64 = 64 << 20, Size(MIB..=16 * TIB);

@@ -107,7 +107,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>, slot: im
         async move {
             turn.begin();
             let answer = answer(request, &site, &turn).await;
-            turn.end();
+            turn.end(&answer);
             Ok::<_, Infallible>(answer)
         }
     });
@@ -164,22 +164,27 @@ enum Phase {
 /// No request may take longer than this, whatever goes wrong.
 const WORK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// So many bytes of a body may take a second, either way: who trickles is cut, slow lines are not.
+const BYTES_A_SECOND: u64 = 8 << 10;
+
 impl Turn {
     fn begin(&self) {
         self.since.set(Instant::now());
         self.phase.replace(Phase::Asked);
     }
 
-    fn end(&self) {
+    fn end(&self, answer: &Answer) {
         self.since.set(Instant::now());
+        self.allow(hyper::body::Body::size_hint(answer.body()).exact().unwrap_or(0));
         let mut phase = self.phase.borrow_mut();
         if matches!(*phase, Phase::Working) {
             *phase = Phase::Asked;
         }
     }
 
-    /// The client gets so much longer.
-    fn allow(&self, time: Duration) {
+    /// The client gets as much longer as so many bytes take on a slow line.
+    fn allow(&self, bytes: u64) {
+        let time = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_A_SECOND);
         self.since.set(self.since.get() + time);
     }
 

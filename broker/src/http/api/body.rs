@@ -1,4 +1,4 @@
-//! Reading a request's body, bounded in bytes for itself and for all bodies of the process.
+//! The bodies of requests and of large answers, bounded in bytes for each and for all of the process.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::super::{Turn, refusal::Refusal};
 
-/// What the bodies of requests under way hold, and may.
+/// What the bodies of requests and answers under way hold, and may.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     held: AtomicU64,
@@ -28,14 +28,20 @@ pub(super) struct Held {
 /// Of a body that is too large, this much more is read and thrown away, so that its sender gets to read why: a socket
 /// that is closed over unread bytes is reset.
 const DISCARDED_BYTES: u64 = 1 << 20;
-/// A body of so many bytes may take a second longer: slow uploads are cut, slow lines are not.
-const BYTES_A_SECOND: u32 = 8 << 10;
 /// What is parsed of a body costs about as much again.
 const TIMES: u64 = 2;
 
 impl Bodies {
     pub(crate) fn new(most: u64) -> Arc<Self> {
         Arc::new(Self { held: AtomicU64::new(0), most })
+    }
+
+    /// Takes the body of an answer into the budget.
+    pub(super) fn hold(self: &Arc<Self>, bytes: Vec<u8>) -> Result<Held, Refusal> {
+        let mut held = Held { bytes: Vec::new(), bodies: self.clone(), charged: 0 };
+        held.charge(bytes.capacity() as u64)?;
+        held.bytes = bytes;
+        Ok(held)
     }
 
     /// Reads a body of at most `limit` bytes. `too_large` is what its sender is told beyond that.
@@ -65,12 +71,19 @@ impl Bodies {
                 }
                 continue;
             }
-            turn.allow(std::time::Duration::from_secs(1) * data.len() as u32 / BYTES_A_SECOND);
+            turn.allow(data.len() as u64);
             held.charge(data.len() as u64 * TIMES)?;
             held.bytes.extend_from_slice(&data);
         }
         turn.work();
         if refused { Err(too_large().closing()) } else { Ok(held) }
+    }
+}
+
+/// As what hyper writes: the budget is free again once it is written.
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -28,8 +28,8 @@ use tokio::{
 const PAIR_BYTES: usize = 64 << 10;
 /// How much is read at a time: a burst and its head.
 const READ_BYTES: usize = 17 << 10;
-/// Answers to pings wait behind a body at most; beyond this, in bytes, there are none.
-const WAITING_BYTES: usize = 64 << 20;
+/// Answers to pings that may wait behind a body, in bytes: one each ping interval.
+const PONGS_BYTES: usize = 1 << 10;
 
 /// What the broker said.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Speaker {
 
     fn answer_ping(self: &Arc<Self>) {
         self.put(|waiting| {
-            if waiting.pongs.len() < WAITING_BYTES {
+            if waiting.pongs.len() < PONGS_BYTES {
                 push_frame(&mut waiting.pongs, PONG, &[]);
             }
         });

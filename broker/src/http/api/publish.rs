@@ -9,8 +9,7 @@ use serde::{
 };
 use serde_json::{Value, json, value::RawValue};
 use tidegate_protocol::{
-    ClientFrame, ContentKind, ErrorCode, Payload, Topic,
-    codec::json as codec,
+    ClientFrame, Codec, ContentKind, ErrorCode, Payload, Topic,
     frame::Publish,
     limits::{HEADER_BYTES, HEADERS, ID_BYTES, IDEMPOTENCY_BYTES, KEY_BYTES},
     payload::PayloadError,
@@ -149,7 +148,12 @@ fn entry(text: &str, payload_bytes: usize) -> Result<Publish, Refusal> {
         Some(fields) => format!(r#"{{"op":"publish",{fields}"#),
         None => return Err(Refusal::error(ErrorCode::MalformedFrame, "a message is an object")),
     };
-    match codec::decode_client(line.as_bytes()) {
+    // Outside of strings line breaks are white space between tokens, inside they do not stand.
+    let line = line.replace(['\n', '\r'], " ");
+    let Some(decoded) = Codec::Json.decode_client(line.as_bytes()).next() else {
+        return Err(Refusal::error(ErrorCode::MalformedFrame, "a message is an object"));
+    };
+    match decoded {
         Ok(ClientFrame::Publish(Publish { id: Some(_), .. })) => Err(Refusal::error(
             ErrorCode::BadField,
             "`id` has no meaning here: results stand in the messages' order",

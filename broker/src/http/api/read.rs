@@ -1,5 +1,6 @@
 //! What the logs hold: history, topics, streams.
 
+use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tidegate_protocol::{
@@ -58,7 +59,7 @@ pub(super) fn history(api: &Api, asked: &Asked<'_>) -> Result<Answer, Refusal> {
         body.extend_from_slice(format!(r#","position":{place},"next":{}"#, json!(next)).as_bytes());
     }
     body.extend_from_slice(format!(",\"more\":{}}}\n", page.more).as_bytes());
-    Ok(respond(StatusCode::OK, super::JSON, body))
+    answer(api, body)
 }
 
 /// `GET /v1/topics`.
@@ -84,7 +85,13 @@ pub(super) fn topics(api: &Api, asked: &Asked<'_>) -> Result<Answer, Refusal> {
             entry
         })
         .collect();
-    Ok(json_answer(&json!({ "topics": topics, "more": more })))
+    answer(api, format!("{}\n", json!({ "topics": topics, "more": more })).into())
+}
+
+/// An answer that may be large, and that a slow client takes its time for: it is in the budget meanwhile.
+fn answer(api: &Api, body: Vec<u8>) -> Result<Answer, Refusal> {
+    let held = api.shared.bodies.hold(body)?;
+    Ok(respond(StatusCode::OK, super::JSON, Bytes::from_owner(held)))
 }
 
 /// `GET /v1/streams`.
