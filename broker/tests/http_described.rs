@@ -96,8 +96,11 @@ fn check(description: &Value, schema: &Value, value: &Value) -> Result<(), Strin
     Ok(())
 }
 
+/// An operation, its address, headers and body.
+type Request = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+
 /// A good request to each operation; `$SESSION` stands for an open session.
-const GOOD: &[(&str, &str, &[(&str, &str)], &str)] = &[
+const GOOD: &[Request] = &[
     ("publish", "/v1/topics/a?report=true", &[("Content-Type", "application/json")], "{}"),
     (
         "publishBatch",
@@ -163,7 +166,7 @@ fn every_operation_answers_as_it_is_described() {
             // A mistake is answered as described too.
             if path.starts_with("/v1/") && name != "description" {
                 let line = format!("{} {path}?nonsense=1", method.to_uppercase());
-                let refused = api.ask(&line.replace('{', "").replace('}', ""), headers, body.as_bytes());
+                let refused = api.ask(&line.replace(['{', '}'], ""), headers, body.as_bytes());
                 let described = resolve(&description, &responses[refused.status.to_string()]);
                 let schema = &described["content"]["application/json"]["schema"];
                 let body: Value = serde_json::from_slice(&refused.body).unwrap();
