@@ -36,7 +36,9 @@ fn what_is_not_what_it_claims_is_refused_with_its_number() {
     let deep = "[".repeat(65) + &"]".repeat(65);
     let (long_key, long_idempotency) = ("k".repeat(256), "i".repeat(65));
     let many: Vec<_> = (0..17).map(|at| (format!("X-Tidegate-Header-n{at}"), "v")).collect();
-    let cases: &[(&str, &[(&str, &str)], &[u8], u16, u16)] = &[
+    // Path, headers and body; status and number of the refusal.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16, u16);
+    let cases: &[Case<'_>] = &[
         ("a", &[JSON], b"{", 400, 1202),
         ("a", &[JSON], b"1 2", 400, 1202),
         ("a", &[JSON], b"", 400, 1202),
