@@ -27,6 +27,11 @@ macro_rules! counters {
                 $(self.$field.store(counters.$field, Relaxed);)*
             }
 
+            /// Lets them see one figure between two of those: what new connections are admitted by.
+            pub fn store_connections(&self, connections: u64) {
+                self.connections.store(connections, Relaxed);
+            }
+
             fn load(&self) -> Counters {
                 Counters { $($field: self.$field.load(Relaxed),)* }
             }

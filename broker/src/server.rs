@@ -1,20 +1,21 @@
 //! Binds, starts the shards, hands them what it accepts, and brings them to an end.
 
 use std::{
+    cell::Cell,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tidegate_protocol::Epoch;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::LocalSet,
 };
 
@@ -22,12 +23,16 @@ use crate::{
     config::Config,
     engine::memory::Memory,
     http::{
-        self, Origins, Site,
+        self, Begun, Origins, Site,
         api::{self, Api},
     },
     hub::Hub,
     metrics::Metrics,
-    shard::{Order, Parts, Shard, inbox::Inbox},
+    shard::{
+        self, Order, Parts, Shard,
+        accept::{Front, Turns},
+        inbox::Inbox,
+    },
 };
 
 /// Why the broker could not start, or had to stop.
@@ -156,10 +161,8 @@ const BACKLOG: i32 = 4096;
 /// Connections that are not WebSockets (yet), over all shards; beyond it nothing is accepted until one is done, which
 /// takes `handshake_timeout` at the most.
 const HTTP_CONNECTIONS: usize = 4096;
-/// Sockets and orders on their way to one shard.
-const HANDOVER: usize = 256;
-/// How long accepting rests where the process has no more file descriptors.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// Orders on their way to one shard.
+const ORDERS: usize = 256;
 
 /// Serves until `shutdown` resolves, then drains.
 ///
@@ -172,7 +175,9 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     raise_open_files(config.server.max_connections);
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    listener.set_nonblocking(true)?;
+    // What is accepted has these from the listener.
+    shard::set_options(&listener)?;
     let loopback = listener.local_addr()?.ip().is_loopback();
     Origins::new(&config.server.allowed_origins, loopback).map_err(ServerError::Origins)?;
     let config = Arc::new(config);
@@ -183,37 +188,42 @@ pub async fn run(
     let shared = Arc::new(Shared {
         metrics: Metrics::new(count, config.memory.outbox_bytes, config.memory.connection_bytes),
         ready: AtomicBool::new(true),
-        http: (0..count).map(|_| AtomicUsize::new(0)).collect(),
         loopback,
         api: Arc::new(api::Shared::new(&config)),
         hub,
         config,
     });
     let (failed, mut failure) = mpsc::channel(count);
-    let mut shards = Vec::with_capacity(count);
-    for (number, inbox) in inboxes.iter().enumerate() {
-        shards.push(Handle::start(number, count, inbox.clone(), shared.clone(), failed.clone())?);
+    let (orders, ordered): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(ORDERS)).unzip();
+    let turns = Arc::new(Turns::new(orders.clone()));
+    let mut threads = Vec::with_capacity(count);
+    for (number, (inbox, ordered)) in inboxes.iter().zip(ordered).enumerate() {
+        let parts = Parts {
+            number,
+            shards: count,
+            config: shared.config.clone(),
+            hub: shared.hub.clone(),
+            inbox: inbox.clone(),
+            metrics: shared.metrics.shard(number),
+        };
+        let front = (listener.try_clone()?, turns.clone(), orders[number].clone());
+        threads.push(start_shard(parts, shared.clone(), front, ordered, failed.clone())?);
     }
-    drop(failed);
+    drop((failed, listener, turns));
     tokio::pin!(shutdown);
-    let accepted = tokio::select! {
+    let mut result = tokio::select! {
         () = &mut shutdown => Ok(()),
         Some(failure) = failure.recv() => Err(failure),
-        never = accept(&listener, &shards, &shared) => match never {},
     };
-    drop(listener);
     shared.ready.store(false, Relaxed);
     let deadline = Instant::now() + shared.config.server.drain_timeout;
-    for shard in &shards {
+    for orders in &orders {
         // A shard that has failed takes no order; its error is told below.
-        let _ = shard.orders.send(Order::Drain { deadline }).await;
+        let _ = orders.send(Order::Drain { deadline }).await;
     }
-    let mut result = accepted;
-    for shard in shards {
-        drop((shard.orders, shard.sockets));
+    for thread in threads {
         // It ends by itself once drained; waiting for the thread is waiting for its deadline at the most.
-        if tokio::task::spawn_blocking(move || shard.thread.join()).await.is_ok_and(|joined| joined.is_err())
-        {
+        if tokio::task::spawn_blocking(move || thread.join()).await.is_ok_and(|joined| joined.is_err()) {
             result = result.and(Err(ServerError::Shard("it panicked".into())));
         }
     }
@@ -226,100 +236,45 @@ struct Shared {
     hub: Arc<Hub>,
     metrics: Metrics,
     ready: AtomicBool,
-    /// Connections of each shard that are not WebSockets (yet).
-    http: Box<[AtomicUsize]>,
     loopback: bool,
     api: Arc<api::Shared>,
 }
 
-/// The server's end of a shard.
-struct Handle {
-    sockets: mpsc::Sender<(TcpStream, SocketAddr)>,
-    orders: mpsc::Sender<Order>,
-    thread: thread::JoinHandle<()>,
-}
-
-impl Handle {
-    fn start(
-        number: usize,
-        shards: usize,
-        inbox: Arc<Inbox>,
-        shared: Arc<Shared>,
-        failed: mpsc::Sender<ServerError>,
-    ) -> Result<Self, ServerError> {
-        let (sockets, accepted) = mpsc::channel(HANDOVER);
-        let (orders, ordered) = mpsc::channel(HANDOVER);
-        let adopting = orders.clone();
-        let thread = thread::Builder::new().name(format!("tidegate-{number}")).spawn(move || {
-            let serve = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let local = LocalSet::new();
-                let metrics = shared.metrics.shard(number);
-                let parts = Parts {
-                    number,
-                    shards,
-                    config: shared.config.clone(),
-                    hub: shared.hub.clone(),
-                    inbox,
-                    metrics,
-                };
-                local.block_on(&runtime, async move {
-                    let shard = Shard::new(parts)?;
-                    tokio::task::spawn_local(serve_http(number, accepted, adopting, shared));
-                    shard.run(ordered).await
-                })
-            };
-            if let Err(error) = serve() {
-                // Nobody listens once the server is ending.
-                let _ = failed.blocking_send(ServerError::Io(error));
-            }
-        })?;
-        Ok(Self { sockets, orders, thread })
-    }
-}
-
-/// Accepts for all shards, and gives each socket to the one with the fewest.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    shards: &[Handle],
-    shared: &Arc<Shared>,
-) -> std::convert::Infallible {
-    let mut turn = 0;
-    loop {
-        let accepted = listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer)));
-        match accepted {
-            Ok((stream, peer)) => {
-                turn += 1;
-                let load = |shard: usize| {
-                    shared.metrics.connections(shard) + shared.http[shard].load(Relaxed) as u64
-                };
-                let least =
-                    (0..shards.len()).map(|i| (i + turn) % shards.len()).min_by_key(|&shard| load(shard));
-                let Some(shard) = least else { continue };
-                shared.http[shard].fetch_add(1, Relaxed);
-                // A shard that has failed ends the server elsewhere.
-                let _ = shards[shard].sockets.send((stream, peer)).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-            }
-        }
-    }
-}
-
-/// Serves HTTP on a shard's thread, and gives what becomes a WebSocket to the shard.
-async fn serve_http(
-    number: usize,
-    mut sockets: mpsc::Receiver<(TcpStream, SocketAddr)>,
-    orders: mpsc::Sender<Order>,
+/// Starts a shard's thread.
+fn start_shard(
+    parts: Parts,
     shared: Arc<Shared>,
-) {
-    let room = Arc::new(Semaphore::new(HTTP_CONNECTIONS.div_ceil(shared.http.len())));
+    (listener, turns, orders): (TcpListener, Arc<Turns>, mpsc::Sender<Order>),
+    ordered: mpsc::Receiver<Order>,
+    failed: mpsc::Sender<ServerError>,
+) -> Result<thread::JoinHandle<()>, ServerError> {
+    let thread = thread::Builder::new().name(format!("tidegate-{}", parts.number)).spawn(move || {
+        let serve = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let local = LocalSet::new();
+            local.block_on(&runtime, async move {
+                let max_serving = HTTP_CONNECTIONS.div_ceil(parts.shards);
+                let mut shard = Shard::new(parts)?;
+                let site = site(&shared, &orders)?;
+                let serving = Rc::new(Cell::new(0));
+                let serve = serve_http(site.clone(), orders, serving.clone());
+                shard.listen(Front { listener, turns, site, serving, max_serving, serve })?;
+                shard.run(ordered).await
+            })
+        };
+        if let Err(error) = serve() {
+            // Nobody listens once the server is ending.
+            let _ = failed.blocking_send(ServerError::Io(error));
+        }
+    })?;
+    Ok(thread)
+}
+
+fn site(shared: &Arc<Shared>, orders: &mpsc::Sender<Order>) -> io::Result<Rc<Site>> {
     let config = &shared.config;
-    let Ok(origins) = Origins::new(&config.server.allowed_origins, shared.loopback) else { return };
+    let origins = Origins::new(&config.server.allowed_origins, shared.loopback).map_err(io::Error::other)?;
     let (ready, metrics, admit) = (shared.clone(), shared.clone(), shared.clone());
-    let site = Rc::new(Site {
+    Ok(Rc::new(Site {
         origins,
         handshake_timeout: config.websocket.handshake_timeout,
         ready: Box::new(move || ready.ready.load(Relaxed)),
@@ -327,32 +282,41 @@ async fn serve_http(
         admit: Box::new(move || admit.admit()),
         api: Some(Api::new(config.clone(), shared.hub.clone(), orders.clone(), shared.api.clone())),
         demo: config.demo,
-    });
-    while let Some((stream, peer)) = sockets.recv().await {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let (site, orders) = (site.clone(), orders.clone());
-        let slot = Slot { shared: shared.clone(), number, _permit: permit };
+    }))
+}
+
+/// Serves HTTP on a shard's thread, and gives what becomes a WebSocket to the shard.
+fn serve_http(
+    site: Rc<Site>,
+    orders: mpsc::Sender<Order>,
+    serving: Rc<Cell<usize>>,
+) -> Box<dyn FnMut(TcpStream, Begun)> {
+    Box::new(move |stream, begun| {
+        let (site, orders, slot) = (site.clone(), orders.clone(), Slot::take(&serving));
         tokio::task::spawn_local(async move {
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream)
-                && let Some(upgraded) = http::serve(stream, peer, site, slot).await
+                && let Some(upgraded) = http::serve(stream, begun, site, slot).await
             {
                 // The shard is gone only at the very end.
                 let _ = orders.send(Order::Adopt(upgraded)).await;
             }
         });
-    }
+    })
 }
 
 /// A place among a shard's HTTP connections.
-struct Slot {
-    shared: Arc<Shared>,
-    number: usize,
-    _permit: OwnedSemaphorePermit,
+struct Slot(Rc<Cell<usize>>);
+
+impl Slot {
+    fn take(serving: &Rc<Cell<usize>>) -> Self {
+        serving.set(serving.get() + 1);
+        Self(serving.clone())
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.shared.http[self.number].fetch_sub(1, Relaxed);
+        self.0.set(self.0.get() - 1);
     }
 }
 

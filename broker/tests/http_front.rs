@@ -77,7 +77,7 @@ impl Front {
                 while let Ok((stream, peer)) = listener.accept().await {
                     let (site, upgrades) = (Rc::clone(&site), upgrades.clone());
                     tokio::task::spawn_local(async move {
-                        if let Some(upgraded) = http::serve(stream, peer, site, ()).await {
+                        if let Some(upgraded) = http::serve(stream, http::Begun::now(peer), site, ()).await {
                             let _ = upgrades.send(upgraded);
                         }
                     });

@@ -1,5 +1,6 @@
 //! The HTTP front of the one listener: the console page, probes, metrics, and the door to a WebSocket.
 //!
+//! * [`door`]: the short way in, for a request that becomes a WebSocket and came in one piece. No I/O.
 //! * [`origin`]: which web pages, and which names of this host, are welcome. No I/O.
 //! * `upgrade`: what a request must say to become a WebSocket (RFC 6455, section 4.2). No I/O.
 //! * `pages`: the files of the console.
@@ -39,9 +40,11 @@ use tokio::{
 mod cors;
 mod pages;
 mod refusal;
+mod rewind;
 mod upgrade;
 
 pub mod api;
+pub mod door;
 pub mod origin;
 pub mod routes;
 
@@ -49,6 +52,7 @@ pub use self::origin::Origins;
 use self::{
     api::{Api, Events, Progress},
     refusal::Refusal,
+    rewind::Rewind,
     routes::{At, Does},
 };
 
@@ -90,14 +94,36 @@ const HEAD_BYTES: usize = 16 * 1024;
 
 type Answer = Response<Body>;
 
+/// What is known of a connection before it is served.
+#[derive(Debug)]
+pub struct Begun {
+    /// What was read from it already.
+    pub bytes: Bytes,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// When it was accepted.
+    pub since: std::time::Instant,
+}
+
+impl Begun {
+    /// A connection that was accepted just now.
+    pub fn now(peer: SocketAddr) -> Self {
+        Self { bytes: Bytes::new(), peer, since: std::time::Instant::now() }
+    }
+}
+
 /// Serves one HTTP/1.1 connection until it ends, or until it has become a WebSocket. `slot` is dropped where it is over,
 /// or goes on as a stream of events: that is a connection of the broker's, and counted as such.
 ///
 /// To be run on a current-thread runtime with timers, as a local task; `None` where the connection ended.
-pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>, slot: impl Any) -> Option<Upgraded> {
+pub async fn serve(stream: TcpStream, begun: Begun, site: Rc<Site>, slot: impl Any) -> Option<Upgraded> {
+    let Begun { bytes, peer, since } = begun;
     bound_waiting(&stream, &site);
+    // A request that is there before the runtime knows that the socket takes anything: hyper 1.12 would close the
+    // connection of one whose body it does not read without the answer. Nothing was written yet, so it is no wait.
+    stream.writable().await.ok()?;
     let turn = Rc::new(Turn {
-        since: Cell::new(Instant::now()),
+        since: Cell::new(Instant::from_std(since)),
         phase: RefCell::new(Phase::Asked),
         slot: RefCell::new(Some(Box::new(slot))),
         upgrade: RefCell::new(None),
@@ -115,7 +141,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>, slot: im
         .timer(TokioTimer::new())
         .header_read_timeout(site.handshake_timeout)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Rewind::new(stream, bytes)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     loop {
@@ -136,9 +162,11 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, site: Rc<Site>, slot: im
     }
     let (upgrade, codec) = turn.upgrade.take()?;
     let websocket = timeout(site.handshake_timeout, upgrade).await.ok()?.ok()?;
-    let parts = websocket.into_inner().into_inner().downcast::<TokioIo<TcpStream>>().ok()?;
-    let stream = parts.io.into_inner().into_std().ok()?;
-    Some(Upgraded { stream, leftover: parts.read_buf, codec, peer })
+    let parts = websocket.into_inner().into_inner().downcast::<TokioIo<Rewind>>().ok()?;
+    let (stream, begun) = parts.io.into_inner().into_parts();
+    // hyper has room for more than the first read brought, and so has taken all of it; if it had not, this is the order.
+    let leftover = if begun.is_empty() { parts.read_buf } else { [parts.read_buf, begun].concat().into() };
+    Some(Upgraded { stream: stream.into_std().ok()?, leftover, codec, peer })
 }
 
 /// What one connection's requests leave for the loop around them.

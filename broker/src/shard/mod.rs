@@ -7,6 +7,7 @@
 //!
 //! * [`client`]: what the shard knows of a connection and of a subscription.
 //! * [`start`]: where a subscription begins in a stream.
+//! * [`accept`]: where connections begin.
 //! * [`inbox`]: what comes from the hub, in the streams' order.
 //! * [`dispatch`]: subscriptions, and the turns in which the inbox is fanned out to them; the rules, without the thread.
 //! * [`errand`]: publishes that came over HTTP.
@@ -14,6 +15,7 @@
 //! * [`delivery`]: fan-out, flush, lanes; over [`arena`] (a tick's encoded messages), [`control`] (replies) and [`cork`]
 //!   (one connection's burst).
 
+pub mod accept;
 pub mod arena;
 pub mod client;
 pub mod control;
@@ -51,6 +53,7 @@ use tidegate_protocol::{
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use self::{
+    accept::Acceptor,
     client::{Client, Held, Sub, place, token},
     delivery::{Budget, End},
     dispatch::Dispatch,
@@ -83,6 +86,8 @@ pub struct Parts {
 pub enum Order {
     /// A connection that became a WebSocket.
     Adopt(Upgraded),
+    /// It may be this shard's turn to accept.
+    Accept,
     /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames. Non-blocking.
     AdoptPair(UnixStream),
     /// What came over HTTP to be published.
@@ -100,6 +105,8 @@ pub struct Shard {
     metrics: Arc<PublishedMetrics>,
     dispatch: Dispatch,
     poll: mio::Poll,
+    /// Absent for a shard that is given its connections, and while it drains.
+    acceptor: Option<Acceptor>,
     /// Becomes readable when `poll` has events: how the runtime waits for them.
     readiness: AsyncFd<OwnedFd>,
     events: Events,
@@ -116,6 +123,8 @@ pub struct Shard {
     paused: Vec<u32>,
     /// When to look at which connection.
     checks: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Random numbers for the names of connections.
+    random: Vec<u64>,
     next_expiry: Instant,
     /// What buffers and control lanes of this shard's connections may hold.
     buffer_budget: u64,
@@ -170,6 +179,7 @@ impl Shard {
             dispatch: Dispatch::new(number, hub, inbox, &config, budget, now),
             metrics,
             poll,
+            acceptor: None,
             readiness: readiness(descriptor)?,
             events: Events::with_capacity(1024),
             scratch: vec![0; SCRATCH_BYTES],
@@ -179,6 +189,7 @@ impl Shard {
             held: Vec::new(),
             paused: Vec::new(),
             checks: BinaryHeap::new(),
+            random: Vec::new(),
             next_expiry: now + EXPIRY_INTERVAL,
             buffer_budget: config.memory.connection_bytes / shards as u64,
             generation: 0,
@@ -246,6 +257,7 @@ impl Shard {
     fn tick(&mut self) -> io::Result<bool> {
         self.read_clocks();
         let mut busy = self.poll_sockets()?;
+        busy |= self.accept_some();
         busy |= self.read_all();
         busy |= self.retry_held();
         self.check_due();
@@ -271,6 +283,9 @@ impl Shard {
         }
         for event in &self.events {
             let Token(token) = event.token();
+            if self.acceptor.as_mut().is_some_and(|acceptor| acceptor.on_event(event.token())) {
+                continue;
+            }
             let at = place(token);
             let Some(client) =
                 self.dispatch.delivery.clients.get_mut(at as usize).filter(|c| c.token == token)
@@ -484,10 +499,13 @@ impl Shard {
                     tracing::debug!(%error, "connection lost at its start");
                 }
             }
+            Order::Accept => self.acceptor.iter_mut().for_each(Acceptor::on_call),
             Order::AdoptPair(pair) => {
                 // What a connection asks of its stream, a socket pair does as well.
                 let stream = std::net::TcpStream::from(OwnedFd::from(pair));
-                if let Err(error) = self.insert(stream, Bytes::new(), Codec::Json) {
+                if let Err(error) =
+                    self.insert(mio::net::TcpStream::from_std(stream), false, Bytes::new(), Codec::Json, &[])
+                {
                     tracing::debug!(%error, "a pair was not adopted");
                 }
             }
@@ -502,35 +520,50 @@ impl Shard {
 
     fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
         let Upgraded { stream, leftover, codec, .. } = upgraded;
-        let socket = socket2::SockRef::from(&stream);
-        socket.set_tcp_nodelay(true)?;
-        // Or the kernel would take megabytes for a reader that takes none, and no policy would act.
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
-        self.insert(stream, leftover, codec)
+        set_options(&stream)?;
+        self.insert(mio::net::TcpStream::from_std(stream), false, leftover, codec, &[])
     }
 
-    /// Takes a connection over a socket whose options are set.
-    fn insert(&mut self, stream: std::net::TcpStream, leftover: Bytes, codec: Codec) -> io::Result<()> {
+    /// Takes a connection over a socket whose options are set, and which may be `registered` already. `rest` is what the
+    /// kernel did not take of what was said before.
+    fn insert(
+        &mut self,
+        stream: mio::net::TcpStream,
+        registered: bool,
+        leftover: Bytes,
+        codec: Codec,
+        rest: &[u8],
+    ) -> io::Result<()> {
         let now = Instant::now();
         let has_leftover = !leftover.is_empty();
-        let mut connection = Connection::new(mio::net::TcpStream::from_std(stream), leftover, now);
+        let mut connection = Connection::new(stream, leftover, now);
+        connection.keep_partial(rest);
         let place = self.dispatch.delivery.clients.vacant_key();
         self.generation = self.generation.wrapping_add(1);
         let token = token(self.generation, place);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(connection.stream(), Token(token), interest)?;
+        let registry = self.poll.registry();
+        if registered {
+            registry.reregister(connection.stream(), Token(token), interest)?;
+        } else {
+            registry.register(connection.stream(), Token(token), interest)?;
+        }
         let ping = self.config.websocket.ping_interval;
         // The first ping comes early by chance, so that clients that came together do not stay together.
         let next_ping = now + ping.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let id: Arc<str> = format!("c{:016x}", getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))).into();
+        let id: Arc<str> = format!("c{:016x}", self.random()).into();
         let session = Session::new(id);
         self.dispatch.delivery.clients.insert(Client::new(token, connection, codec, session, now, next_ping));
         self.checks.push(Reverse((next_ping, token)));
         self.dispatch.delivery.counters.opened += 1;
+        // The next is admitted by it.
+        self.metrics.store_connections(self.dispatch.delivery.clients.len() as u64);
         if has_leftover {
             self.dispatch.delivery.clients[place].reading = true;
             self.reads.push_back(place as u32);
+        }
+        if !rest.is_empty() {
+            self.dispatch.delivery.clients[place].blocked = true;
         }
         if self.draining.is_some() {
             self.say_goodbye(place as u32);
@@ -538,8 +571,21 @@ impl Shard {
         Ok(())
     }
 
+    /// Nobody can guess it. One call of the kernel gives many.
+    fn random(&mut self) -> u64 {
+        if self.random.is_empty() {
+            let mut bytes = [0; 512];
+            if getrandom::fill(&mut bytes).is_err() {
+                fastrand::fill(&mut bytes);
+            }
+            self.random.extend(bytes.as_chunks().0.iter().map(|&number| u64::from_ne_bytes(number)));
+        }
+        self.random.pop().unwrap_or_default()
+    }
+
     fn drain(&mut self, deadline: Instant) {
         self.draining = Some(deadline);
+        self.stop_listening();
         let all: Vec<u32> = self.dispatch.delivery.clients.iter().map(|(at, _)| at as u32).collect();
         for at in all {
             self.say_goodbye(at);
@@ -671,9 +717,8 @@ impl Shard {
     }
 
     fn remove(&mut self, at: u32) {
-        let mut client = self.dispatch.remove(at);
-        // It fails only where the kernel has let go of the socket already.
-        let _ = self.poll.registry().deregister(client.connection.stream());
+        // The kernel forgets the registration with the socket, which nothing else holds.
+        drop(self.dispatch.remove(at));
     }
 
     fn next_deadline(&self) -> Instant {
@@ -686,6 +731,9 @@ impl Shard {
         }
         if !self.held.is_empty() {
             next = next.min(self.dispatch.delivery.now + HELD_INTERVAL);
+        }
+        if let Some(due) = self.acceptor.as_ref().and_then(Acceptor::next_deadline) {
+            next = next.min(due);
         }
         if let Some(deadline) = self.draining {
             next = next.min(deadline);
@@ -711,6 +759,20 @@ fn readiness(epoll: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// What the kernel may hold unsent of one socket, in bytes, before it counts as full.
 const NOTSENT_BYTES: u32 = 128 << 10;
+
+/// What every connection's socket is set to; what is accepted from a listener has it from there.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    // Or the kernel would take megabytes for a reader that takes none, and no policy would act.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
+    Ok(())
+}
 
 /// A stalled connection's counters, for its close reason.
 fn books_of(client: &Client, subs: &slab::Slab<Sub>) -> String {

@@ -96,7 +96,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
             let _ = stream.set_nodelay(true);
             let (site, take) = (Rc::clone(&site), Rc::clone(&take));
             tokio::task::spawn_local(async move {
-                if let Some(upgraded) = http::serve(stream, peer, site, ()).await {
+                if let Some(upgraded) = http::serve(stream, http::Begun::now(peer), site, ()).await {
                     take(upgraded);
                 }
             });
