@@ -15,7 +15,7 @@ const tiles = new Tiles($("prices"));
 
 async function read() {
   // A slot for each price, and little on its way to this page: what it does not take is merged at the broker.
-  const prices = client.subscribe("dashboard.prices", { overflow: "latest", limit: 512, credit: 256 });
+  const prices = client.subscribe("dashboard.prices", { overflow: "latest", limit: 512, credit: 128 });
   for await (const item of prices) {
     if (item.type === "message") {
       counts.received += 1;
@@ -56,7 +56,7 @@ requestAnimationFrame(draw);
 // Figures, twice a second
 
 const chart = new Chart($("chart"), ["--tide", "--warn"]);
-const rates = { frames: new Rate(), published: new Rate(8), received: new Rate(2), merged: new Rate(2) };
+const rates = { frames: new Rate(), published: new Rate(8), received: new Rate(), merged: new Rate() };
 
 setInterval(() => {
   const received = rates.received.look(counts.received);

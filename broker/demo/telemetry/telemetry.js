@@ -59,7 +59,7 @@ async function subscribe(filter) {
     } else {
       first += 1;
       $("first").textContent = whole(first);
-      $("first-note").textContent = `within ${whole(Date.now() - began)} ms`;
+      $("first-note").textContent = `at once: ${whole(Date.now() - began)} ms`;
     }
   }
 }

@@ -30,7 +30,7 @@ after(async () => {
 });
 
 beforeEach(async () => {
-  context = await browser.newContext({ viewport: { width: 1000, height: 700 } });
+  context = await browser.newContext({ viewport: { width: 1000, height: 680 } });
   complaints = [];
   if (process.env.TMPROUTE) { const { readFile } = await import("node:fs/promises"); const dist = fileURLToPath(new URL("../../dist/", import.meta.url)); // TMPROUTE
     for (const [n, f] of [["client", "index"], ["client-bincode", "bincode"]]) await context.route(`**/${n}.js`, async (r) => r.fulfill({ contentType: "text/javascript", body: await readFile(`${dist}${f}.js`) })); } // TMPROUTE
@@ -170,7 +170,10 @@ test("what a short log no longer has for a tab that did not read stands there as
   await lines(awake).nth(last).waitFor({ timeout: 120_000 });
   await asleep.click("#sleep");
   await asleep.locator("#room ol:not([hidden]) .notice.gap", { hasText: "the log no longer has them" }).first().waitFor();
-  await picture(asleep, "chat");
+  if (process.env.SCREENSHOT) {
+    await asleep.locator("#room ol:not([hidden]) .notice.gap").first().evaluate((gap) => gap.scrollIntoView({ block: "center" }));
+    await picture(asleep, "chat");
+  }
 
   const flow = (page) =>
     page.locator("#room ol:not([hidden]) > li").evaluateAll((all) =>
@@ -324,8 +327,9 @@ test("a key moves the own boat in another tab, and a pointer does", async () => 
   await mine.mouse.move(x + width * (there.x < 600 ? 0.9 : 0.1), y + height / 2);
   await mine.mouse.down();
   await moves(other, boat, await place(other, boat));
-  await picture(mine, "game");
   await mine.mouse.up();
+  await mine.locator("#sea").blur();
+  await picture(mine, "game");
   assert.deepEqual(complaints, []);
 });
 
@@ -371,6 +375,7 @@ test("every page fits a phone and follows the colour scheme", async () => {
 
 if (process.env.SCREENSHOT) test("the dashboard's picture", async () => {
   const page = await open("dashboard");
+  await page.setViewportSize({ width: 920, height: 600 });
   const read = (what) => page.getByText(what, { exact: true }).click();
   const total = async () => (await number(page, "received-all")) + (await number(page, "merged-all"));
   for (const [what, updates] of [["everything", 80_000], ["2,000 a second", 80_000], ["500 a second", 80_000], ["everything", 60_000], ["2,000 a second", 40_000]]) {
