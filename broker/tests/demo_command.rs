@@ -38,14 +38,20 @@ impl Demo {
 
     /// Status and body of a GET.
     fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.answer(path);
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        (status.unwrap_or_else(|| panic!("{path}: {answer}")), body.to_owned())
+    }
+
+    /// Everything that a GET is answered with.
+    fn answer(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        (status.unwrap_or_else(|| panic!("{path}: {answer}")), body.to_owned())
+        answer
     }
 }
 
@@ -73,11 +79,18 @@ fn every_page_is_there_with_all_that_it_links_to() {
         let (status, html) = demo.get(page);
         assert_eq!(status, 200, "{page}");
         for link in links(&html) {
-            assert_eq!(demo.get(&format!("/{link}")).0, 200, "{page} links to /{link}");
+            let (status, text) = demo.get(&format!("/{link}"));
+            assert_eq!(status, 200, "{page} links to /{link}");
+            for import in text.split(" from \"").skip(1).filter_map(|rest| rest.split_once('"')) {
+                assert_eq!(demo.get(import.0).0, 200, "/{link} imports {}", import.0);
+            }
             seen += 1;
         }
     }
     assert!(seen > 30, "{seen} links");
+    // The SDK is for pages of any origin.
+    let sdk = demo.answer("/client.js");
+    assert!(sdk.contains("\r\naccess-control-allow-origin: *\r\n"), "{sdk}");
 }
 
 #[test]

@@ -29,6 +29,9 @@ macro_rules! pages {
 pages! { CONSOLE in "console":
     "/": "index.html", HTML;
     "/chart.js": "chart.js", SCRIPT;
+    // The browser SDK, as client-sdk/browser/embed.mjs puts it here.
+    "/client.js": "client.js", SCRIPT;
+    "/client-bincode.js": "client-bincode.js", SCRIPT;
     "/console.css": "console.css", STYLE;
     "/console.js": "console.js", SCRIPT;
     "/filter.js": "filter.js", SCRIPT;
@@ -67,6 +70,14 @@ pages! { DEMO in "demo":
     "/demo/game/game.js": "game/game.js", SCRIPT;
     "/demo/game/boat.js": "game/boat.js", SCRIPT;
     "/demo/game/sea.js": "game/sea.js", SCRIPT;
+}
+
+impl Page {
+    /// Whether pages of any origin may load it. It is public code, and says nothing of this broker; what it may connect
+    /// to is another question.
+    pub(super) fn is_for_all(&self) -> bool {
+        self.path.starts_with("/client")
+    }
 }
 
 /// The file at this path of a URL; those of the demo only where it runs.
