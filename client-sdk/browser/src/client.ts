@@ -1,5 +1,5 @@
 import type { Codec } from './codec.js';
-import { createDriver, type Driver } from './driver.js';
+import { createDriver } from './driver.js';
 import { createEmitter } from './emitter.js';
 import { TidegateError } from './error.js';
 import { sse } from './fallback.js';
@@ -7,9 +7,9 @@ import { isFilter, isTopic } from './filter.js';
 import type { ClientFrame, From, Payload } from './frame.js';
 import type { HistoryPage, MessageItem, PublishAck, PublishOptions, SubscribeOptions } from './item.js';
 import { json } from './json.js';
-import { createSession, type Session, type State } from './session.js';
+import { createSession, type State } from './session.js';
 import { messageItem } from './session/subscriber.js';
-import { Subscription } from './subscription.js';
+import { createSubscription, type Subscription } from './subscription.js';
 import type { Transport } from './transport.js';
 import { websocket } from './websocket.js';
 
@@ -71,81 +71,25 @@ export interface ClientEvents {
  * }
  * ```
  */
-export class Client {
-  readonly #defaults: SubscribeOptions | undefined;
-  readonly #session: Session;
-  readonly #emitter = createEmitter<ClientEvents>();
-  readonly #driver: Driver;
-  #token: Token;
-  /** Random: tells its idempotency keys from those of another with the same instance. */
-  readonly #id = crypto.getRandomValues(new Uint32Array(4)).join('-');
-  #keys = 0;
-
-  /**
-   * @param url `ws://…/ws` or `http(s)://…`; the page's own origin where left out
-   * @throws where the url cannot be one
-   */
-  constructor(url = '', options: ClientOptions = {}) {
-    const { codec = json, token = '', name, instance = this.#id, connectTimeout = 5000, transports = ['websocket', 'sse'] } = options;
-    this.#defaults = options.defaults;
-    this.#token = token;
-    const address = new URL(url, globalThis.location?.origin);
-    address.protocol = address.protocol.replace('http', 'ws');
-    if (address.pathname == '/') address.pathname = '/ws';
-    const measure = (frame: ClientFrame) => byteLength(codec.encode([frame]));
-    const session = createSession(
-      { client: name, instance, connectTimeout, measure, canRefresh: typeof token == 'function' },
-      (name, event) => {
-        const told = name == 'state' ? { ...(event as object), transport: this.transport } : event;
-        if (!this.#emitter.emit(name, told as never) && name == 'error') console.error('tidegate:', event);
-      },
-    );
-    const driver = createDriver(session, {
-      url: address.href,
-      codec,
-      transports: transports.map((transport) =>
-        transport == 'websocket' ? websocket() : transport == 'sse' ? sse() : transport,
-      ),
-      token: () => this.#fetchToken(),
-    });
-    this.#driver = driver;
-    this.#session = session;
-    driver.start();
-  }
-
+export interface Client {
   /** Where it stands: see {@link State}. */
-  get state(): State {
-    return this.#session.state;
-  }
-
+  readonly state: State;
   /** What the connection runs on; `undefined` without one. */
-  get transport(): 'websocket' | 'sse' | undefined {
-    return this.#driver.transport();
-  }
-
+  readonly transport: 'websocket' | 'sse' | undefined;
   /** The connection's id, as the broker's log has it; `undefined` without one. */
-  get connection(): string | undefined {
-    return this.#session.connection;
-  }
+  readonly connection: string | undefined;
 
   /** Calls `listener` with every such event. Gives the function that ends that. */
-  on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void {
-    return this.#emitter.on(name, listener);
-  }
+  on<Name extends keyof ClientEvents>(name: Name, listener: (event: ClientEvents[Name]) => void): () => void;
 
   /** Connects, after `close` or where the broker would not have this client. A new client does so by itself. */
-  connect(): void {
-    if (this.state == 'disconnected') this.#driver.start();
-  }
+  connect(): void;
 
   /**
    * Ends it. Iterators end, subscriptions are `unsubscribed`; publishes that were not sent fail with `closed`, those
    * whose ack has not come with 1502 (`outcome_unknown`).
    */
-  close(): void {
-    this.#session.stop();
-    this.#driver.stop();
-  }
+  close(): void;
 
   /**
    * Subscribes, and returns at once: items come as soon as there is a connection. The same filter may be subscribed to
@@ -154,17 +98,12 @@ export class Client {
    * @param callback called with each message: the same as `on('message', callback)`
    * @throws {TidegateError} 1201 where the filter is none
    */
+  subscribe<T = unknown>(filter: string, callback: (message: MessageItem<T>) => void): Subscription<T>;
   subscribe<T = unknown>(
     filter: string,
-    options?: SubscribeOptions | ((message: MessageItem<T>) => void),
+    options?: SubscribeOptions,
     callback?: (message: MessageItem<T>) => void,
-  ): Subscription<T> {
-    if (typeof options == 'function') return this.subscribe(filter, {}, options);
-    check(isFilter(filter), 1201, filter);
-    const subscription = new Subscription<T>(this.#session, filter, { ...this.#defaults, ...options });
-    if (callback) subscription.on('message', callback);
-    return subscription;
-  }
+  ): Subscription<T>;
 
   /**
    * Publishes, and resolves with the broker's ack: then the message is in its stream. While the publish window is full,
@@ -177,53 +116,130 @@ export class Client {
    *
    * @param data a `Uint8Array` or `ArrayBuffer` is sent as it is, anything else as JSON; `{ kind: 'text' }` sends a string as text
    */
-  async publish(topic: string, data: unknown, options: PublishOptions = {}): Promise<PublishAck> {
-    return this.#publish(topic, payload(data, options), options);
-  }
+  publish(topic: string, data: unknown, options?: PublishOptions): Promise<PublishAck>;
 
-  /**
-   * `publish` that never waits: false where the publish window is full.
-   *
-   * @throws {TidegateError} 1202 where the data is no JSON value
-   */
-  tryPublish(topic: string, data: unknown, options: PublishOptions = {}): Promise<PublishAck> | false {
-    const content = payload(data, options);
-    return !this.#session.isFull(byteLength(content.data)) && this.#publish(topic, content, options);
-  }
-
-  async #publish(topic: string, content: Payload, options: PublishOptions): Promise<PublishAck> {
-    check(isTopic(topic), 1200, topic);
-    const { key, headers, report, idempotency = `${this.#id}-${this.#keys++}` } = options;
-    const { op: _op, id: _id, live_only: _liveOnly, duplicate = false, ...ack } = await this.#session.publish(
-      { op: 'publish', topic, key, headers, report, idempotency: idempotency || undefined, ...content },
-      byteLength(content.data),
-    );
-    return { ...ack, duplicate };
-  }
+  /** `publish` that never waits: false where the publish window is full. */
+  tryPublish(topic: string, data: unknown, options?: PublishOptions): Promise<PublishAck> | false;
 
   /**
    * A page of one topic's log, oldest first. Ask again `from` its `position` while there is `more`.
    *
    * @param options `from` where on, `'beginning'` where left out; at most `limit` messages
    */
-  async history<T = unknown>(
+  history<T = unknown>(
     topic: string,
-    { from = 'beginning', limit }: { from?: From | undefined; limit?: number | undefined } = {},
-  ): Promise<HistoryPage<T>> {
-    check(isTopic(topic), 1200, topic);
-    const { messages, position, more = false } = await this.#session.history({ topic, from, limit });
-    return { messages: messages.map((message) => messageItem(message) as MessageItem<T>), position, more };
-  }
+    options?: { from?: From | undefined; limit?: number | undefined },
+  ): Promise<HistoryPage<T>>;
 
   /** Gives the broker a token in place of the one before: this one, or what the `token` option fetches. */
-  async refresh(token?: string): Promise<void> {
-    if (token && typeof this.#token == 'string') this.#token = token;
-    return this.#session.refresh(token ?? (await this.#fetchToken()));
-  }
+  refresh(token?: string): Promise<void>;
+}
 
-  async #fetchToken(): Promise<string> {
-    return (typeof this.#token == 'function' ? await this.#token() : this.#token) ?? '';
+export class Client {
+  /**
+   * @param url `ws://…/ws` or `http(s)://…`; the page's own origin where left out
+   * @throws where the url cannot be one
+   */
+  constructor(url?: string, options?: ClientOptions) {
+    return createClient(url, options);
   }
+}
+
+function createClient(url = '', options: ClientOptions = {}): Client {
+  /** Random: tells its idempotency keys from those of another with the same instance. */
+  const id = crypto.getRandomValues(new Uint32Array(4)).join('-');
+  let keys = 0;
+  const { codec = json, name, instance = id, connectTimeout = 5000, transports = ['websocket', 'sse'], defaults } = options;
+  let { token = '' } = options;
+  const emitter = createEmitter<ClientEvents>();
+  const address = new URL(url, globalThis.location?.origin);
+  address.protocol = address.protocol.replace('http', 'ws');
+  if (address.pathname == '/') address.pathname = '/ws';
+
+  const fetchToken = async () => (typeof token == 'function' ? await token() : token) ?? '';
+  const measure = (frame: ClientFrame) => byteLength(codec.encode([frame]));
+  const session = createSession(
+    { client: name, instance, connectTimeout, measure, canRefresh: typeof token == 'function' },
+    (name, event) => {
+      const told = name == 'state' ? { ...(event as object), transport: self.transport } : event;
+      if (!emitter.emit(name, told as never) && name == 'error') console.error('tidegate:', event);
+    },
+  );
+  const driver = createDriver(session, {
+    url: address.href,
+    codec,
+    transports: transports.map((transport) =>
+      transport == 'websocket' ? websocket() : transport == 'sse' ? sse() : transport,
+    ),
+    token: fetchToken,
+  });
+
+  const publish = async (topic: string, content: Payload, options: PublishOptions): Promise<PublishAck> => {
+    check(isTopic(topic), 1200, topic);
+    const { key, headers, report, idempotency = `${id}-${keys++}` } = options;
+    const { op, id: _id, live_only, duplicate = false, ...ack } = await session.publish(
+      { op: 'publish', topic, key, headers, report, idempotency: idempotency || undefined, ...content },
+      byteLength(content.data),
+    );
+    return { ...ack, duplicate };
+  };
+
+  const self: Client = {
+    get state() {
+      return session.state;
+    },
+
+    get transport() {
+      return driver.transport();
+    },
+
+    get connection() {
+      return session.connection;
+    },
+
+    on: emitter.on,
+
+    connect() {
+      if (session.state == 'disconnected') driver.start();
+    },
+
+    close() {
+      session.stop();
+      driver.stop();
+    },
+
+    subscribe<T>(
+      filter: string,
+      options?: SubscribeOptions | ((message: MessageItem<T>) => void),
+      callback?: (message: MessageItem<T>) => void,
+    ): Subscription<T> {
+      if (typeof options == 'function') return self.subscribe(filter, {}, options);
+      check(isFilter(filter), 1201, filter);
+      const subscription = createSubscription<T>(session, filter, { ...defaults, ...options });
+      if (callback) subscription.on('message', callback);
+      return subscription;
+    },
+
+    publish: async (topic, data, options = {}) => publish(topic, payload(data, options), options),
+
+    tryPublish(topic, data, options = {}) {
+      const content = payload(data, options);
+      return !session.isFull(byteLength(content.data)) && publish(topic, content, options);
+    },
+
+    async history<T>(topic: string, { from = 'beginning', limit }: { from?: From | undefined; limit?: number | undefined } = {}) {
+      check(isTopic(topic), 1200, topic);
+      const { messages, position, more = false } = await session.history({ topic, from, limit });
+      return { messages: messages.map((message) => messageItem(message) as MessageItem<T>), position, more };
+    },
+
+    async refresh(given) {
+      if (given && typeof token == 'string') token = given;
+      return session.refresh(given ?? (await fetchToken()));
+    },
+  };
+  driver.start();
+  return self;
 }
 
 function check(isRight: boolean, code: number, what: string): void {

@@ -98,6 +98,8 @@ export function createDriver(session: Session, { url, codec, transports, token }
       // It may be the way of WebSockets alone that is blocked.
       which = 1;
       avoid = Date.now() + AVOID;
+      // Where it was the session that gave the WebSocket up, it shall not give up this one, too.
+      session.ending = undefined;
       return open();
     }
     onLost(code || 1006, reason);
@@ -140,7 +142,6 @@ export function createDriver(session: Session, { url, codec, transports, token }
     const { ending } = session;
     if (ending) return onClosed(ending.code, ending.reason); 
     const at = Math.min(connectAt, writeAt, session.deadline());
-    if (at == timerAt) return;
     clearTimeout(timer);
     timerAt = at;
     if (at < Infinity) timer = setTimeout(onTimer, at - now);
@@ -159,7 +160,6 @@ export function createDriver(session: Session, { url, codec, transports, token }
   const onTimer = () => {
     const now = Date.now();
     if (now - timerAt > LATE) onWake(false);
-    timerAt = Infinity;
     session.onTime(now);
     poll();
   };

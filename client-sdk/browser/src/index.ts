@@ -29,6 +29,5 @@ export type {
 } from './item.js';
 export type { State } from './session.js';
 export type { SubscriptionState } from './session/subscriber.js';
-export { Subscription } from './subscription.js';
-export type { SubscriptionEvents } from './subscription.js';
+export type { ItemIterator, Subscription, SubscriptionEvents } from './subscription.js';
 export type { Handlers, Link, Transport } from './transport.js';

@@ -273,7 +273,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     /** Given in the next `connect`. */
     token: undefined as string | undefined,
     /** Subscriptions to start before anything else is written. */
-    fresh: new Set<{ start(): void }>(),
+    fresh: new Set<() => void>(),
     /** Subscribers with callbacks, by what they were asked for with. */
     shared: new Map<string, Subscriber>(),
     /** Called when there may be something to do. */
@@ -500,7 +500,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
 
     /** Hands out what came. What it calls may call the session again. */
     deliver(): void {
-      for (const subscription of self.fresh) subscription.start();
+      for (const start of self.fresh) start();
       for (let event; (event = events.shift()); ) event();
     },
 

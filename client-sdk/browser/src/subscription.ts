@@ -18,9 +18,17 @@ export interface SubscriptionEvents<T = unknown> {
   resumed: ResumedItem;
   reset: ResetItem;
   /** Its state changed: with the error's code and reason where one was the cause. */
-  state: { state: SubscriptionState; code?: number; reason?: string };
+  state: { state: SubscriptionState; code?: number | undefined; reason?: string | undefined };
   /** The broker refused it, or ended it. It is asked for again where `error.retry`, else it is `unsubscribed`. */
   error: TidegateError;
+}
+
+/** Items one by one. `return` unsubscribes, and so does leaving a `for await`. */
+export interface ItemIterator<T> extends AsyncIterable<Item<T>> {
+  /** The next item, once it is there. Throws the broker's error where that ended the subscription. */
+  next(): Promise<IteratorResult<Item<T>, undefined>>;
+  return(): Promise<IteratorReturnResult<undefined>>;
+  [Symbol.asyncIterator](): ItemIterator<T>;
 }
 
 /**
@@ -32,160 +40,166 @@ export interface SubscriptionEvents<T = unknown> {
  *
  * Callbacks are called as items come. Items wait until there is a listener for `message`, or an iterator.
  */
-export class Subscription<T = unknown> implements AsyncIterable<Item<T>> {
+export interface Subscription<T = unknown> extends AsyncIterable<Item<T>> {
   readonly filter: string;
   /** See {@link SubscriptionState}. */
-  state: SubscriptionState = 'subscribing';
-
-  readonly #session: Session;
-  readonly #options: SubscribeOptions;
-  readonly #emitter = createEmitter<SubscriptionEvents<T>>();
-  #subscriber: Subscriber | undefined;
-  #key = '';
-  #isListening = false;
-  #isIterating = false;
-  /** By `unsubscribe`: what waits is not given any more. */
-  #isDropped = false;
-  #error: TidegateError | undefined;
-  #waiting: (() => void)[] = [];
-  #iterators: Subscription<T>[] = [];
-
-  /** @internal */
-  constructor(session: Session, filter: string, options: SubscribeOptions) {
-    this.#session = session;
-    this.filter = filter;
-    this.#options = options;
-    session.fresh.add(this);
-    session.kick();
-  }
-
+  readonly state: SubscriptionState;
   /**
    * Where the reader is, in each stream: behind the items it has taken. Given as `from`, it makes another subscription,
    * in another page or after a reload, go on exactly here.
    */
-  get positions(): Position[] {
-    return (this.#subscriber?.read ?? []).map((position) => ({ ...position }));
-  }
-
+  readonly positions: readonly Position[];
   /** What the broker said is in force; `undefined` until it has. */
-  get terms(): Terms | undefined {
-    return this.#subscriber?.terms as Terms | undefined;
-  }
+  readonly terms: Terms | undefined;
 
   /** Calls `listener` with every such event. Gives the function that ends that. */
   on<Name extends keyof SubscriptionEvents<T>>(
     name: Name,
     listener: (event: SubscriptionEvents<T>[Name]) => void,
-  ): () => void {
-    if (name == 'message' && !this.#isListening) {
-      this.#isListening = true;
-      const subscriber = this.#subscriber;
-      if (subscriber && !this.#isIterating) {
-        subscriber.pushes = true;
-        this.#session.stage(subscriber);
-      }
-    }
-    return this.#emitter.on(name, listener);
-  }
+  ): () => void;
 
   /**
    * Ends it: no item is given any more. Where it shares a subscription at the broker, the others go on. Resolves once
    * the broker has taken note, at once without a connection; there is no need to wait for it.
    */
-  async unsubscribe(): Promise<void> {
-    if (this.state == 'unsubscribed') return;
-    const subscriber = this.#subscriber;
-    this.#session.fresh.delete(this);
-    subscriber?.readers.delete(this.#reader);
-    this.#isDropped = true;
-    this.#end(undefined, !subscriber?.readers.size);
-    if (subscriber && !subscriber.readers.size) await this.#session.unsubscribe(subscriber);
-  }
+  unsubscribe(): Promise<void>;
 
-  /** Items one by one. It throws the broker's error where that ended the subscription. */
-  [Symbol.asyncIterator](): AsyncIterator<Item<T>, undefined> & AsyncIterable<Item<T>> {
-    if ((this.#isIterating || this.#isListening) && this.state != 'unsubscribed') {
-      const own = new Subscription<T>(this.#session, this.filter, this.#options);
-      this.#iterators.push(own);
-      return own[Symbol.asyncIterator]();
-    }
-    this.#isIterating = true;
-    const iterator = {
-      next: () => this.#next(),
-      return: async () => {
-        await this.unsubscribe();
-        return { done: true as const, value: undefined };
-      },
-      [Symbol.asyncIterator]: () => iterator as AsyncIterator<Item<T>, undefined> & AsyncIterable<Item<T>>,
-    };
-    return iterator;
-  }
+  [Symbol.asyncIterator](): ItemIterator<T>;
+}
 
-  async #next(): Promise<IteratorResult<Item<T>, undefined>> {
-    for (;;) {
-      const subscriber = this.#subscriber;
-      const value = this.#isDropped ? undefined : (subscriber?.take() as Item<T> | undefined);
-      if (value) {
-        this.#session.attend(subscriber!);
-        this.#emitter.emit(value.type, value as never);
-        return { done: false, value };
-      }
-      if (this.state == 'unsubscribed') {
-        const error = this.#error;
-        this.#error = undefined;
-        if (error) throw error;
-        return { done: true, value: undefined };
-      }
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    }
-  }
+export function createSubscription<T>(session: Session, filter: string, options: SubscribeOptions): Subscription<T> {
+  const emitter = createEmitter<SubscriptionEvents<T>>();
+  const { fresh, shared } = session;
+  let state: SubscriptionState = 'subscribing';
+  let subscriber: Subscriber | undefined;
+  /** What it shares a subscriber by. */
+  let key = '';
+  let isListening = false;
+  let isIterating = false;
+  /** By `unsubscribe`: what waits is not given any more. */
+  let isDropped = false;
+  let failed: TidegateError | undefined;
+  /** Readers of an iterator that wait for an item. */
+  const waiting: (() => void)[] = [];
+  /** Further iterators' own. */
+  const iterated: Subscription<T>[] = [];
 
-  /** Asks the broker for it, or joins those that have asked for the same. */
-  start(): void {
-    const session = this.#session;
-    const { shared, fresh } = session;
-    fresh.delete(this);
-    const { filter } = this;
-    const { from = 'live', overflow, limit, limitBytes, echo, credit } = this.#options;
-    const pushes = this.#isListening && !this.#isIterating;
-    if (pushes && from == 'live') this.#key = JSON.stringify([filter, overflow, limit, limitBytes, echo, credit]);
-    let subscriber = shared.get(this.#key);
-    // One that is to come back gives what was published before this one was asked for.
-    if (!subscriber || !(subscriber.isNew || subscriber.isActive)) {
-      const most = credit ?? (pushes ? CALLBACK_CREDIT : CREDIT);
-      subscriber = createSubscriber(filter, this.#options, Math.max(1, most), pushes);
-      session.subscribe(subscriber);
-      if (this.#key) shared.set(this.#key, subscriber);
-    }
-    this.#subscriber = subscriber;
-    subscriber.readers.add(this.#reader);
-    if (subscriber.isActive) this.#reader.onState('subscribed', undefined);
-  }
+  const wake = () => {
+    for (const resolve of waiting.splice(0)) resolve();
+  };
 
-  readonly #reader: Reader = {
-    onItem: (item) => (item ? this.#emitter.emit(item.type, item as never) : this.#wake()),
-    onState: (state, error) => {
-      if (error && !this.#emitter.emit('error', error) && !this.#isIterating) this.#session.fail(error);
-      if (state == 'unsubscribed') this.#end(error, true);
-      else if (state != this.state) this.#setState(state, error);
+  const setState = (to: SubscriptionState, error?: TidegateError) => {
+    state = to;
+    emitter.emit('state', { state, code: error?.code, reason: error?.message });
+  };
+
+  const end = (error?: TidegateError) => {
+    if (shared.get(key) == subscriber && (!isDropped || !subscriber?.readers.size)) shared.delete(key);
+    failed = error;
+    setState('unsubscribed', error);
+    for (const own of iterated.splice(0)) void own.unsubscribe();
+    wake();
+  };
+
+  const reader: Reader = {
+    onItem: (item) => (item ? emitter.emit(item.type, item as never) : wake()),
+    onState(to, error) {
+      if (error && !emitter.emit('error', error) && !isIterating) session.fail(error);
+      if (to == 'unsubscribed') end(error);
+      else if (to != state) setState(to, error);
     },
   };
 
-  #end(error: TidegateError | undefined, isLast: boolean): void {
-    const { shared } = this.#session;
-    if (isLast && shared.get(this.#key) == this.#subscriber) shared.delete(this.#key);
-    this.#error = error;
-    this.#setState('unsubscribed', error);
-    for (const iterator of this.#iterators.splice(0)) void iterator.unsubscribe();
-    this.#wake();
-  }
+  /** Asks the broker for it, or joins those that have asked for the same. */
+  const start = () => {
+    fresh.delete(start);
+    const { from = 'live', overflow, limit, limitBytes, echo, credit } = options;
+    const pushes = isListening && !isIterating;
+    if (pushes && from == 'live') key = JSON.stringify([filter, overflow, limit, limitBytes, echo, credit]);
+    subscriber = shared.get(key);
+    // One that is to come back gives what was published before this one was asked for.
+    if (!subscriber || !(subscriber.isNew || subscriber.isActive)) {
+      const most = credit ?? (pushes ? CALLBACK_CREDIT : CREDIT);
+      subscriber = createSubscriber(filter, options, Math.max(1, most), pushes);
+      session.subscribe(subscriber);
+      if (key) shared.set(key, subscriber);
+    }
+    subscriber.readers.add(reader);
+    if (subscriber.isActive) reader.onState('subscribed', undefined);
+  };
 
-  #setState(state: SubscriptionState, error: TidegateError | undefined): void {
-    this.state = state;
-    this.#emitter.emit('state', { state, ...(error && { code: error.code, reason: error.message }) });
-  }
+  const next: ItemIterator<T>['next'] = async () => {
+    for (;;) {
+      const value = isDropped ? undefined : (subscriber?.take() as Item<T> | undefined);
+      if (value) {
+        session.attend(subscriber!);
+        emitter.emit(value.type, value as never);
+        return { done: false, value };
+      }
+      if (state == 'unsubscribed') {
+        const error = failed;
+        failed = undefined;
+        if (error) throw error;
+        return { done: true, value: undefined };
+      }
+      await new Promise<void>((resolve) => waiting.push(resolve));
+    }
+  };
 
-  #wake(): void {
-    for (const resolve of this.#waiting.splice(0)) resolve();
-  }
+  const self: Subscription<T> = {
+    filter,
+
+    get state() {
+      return state;
+    },
+
+    get positions() {
+      return [...(subscriber?.read ?? [])];
+    },
+
+    get terms() {
+      return subscriber?.terms as Terms | undefined;
+    },
+
+    on(name, listener) {
+      if (name == 'message' && !isListening) {
+        isListening = true;
+        if (subscriber && !isIterating) {
+          subscriber.pushes = true;
+          session.stage(subscriber);
+        }
+      }
+      return emitter.on(name, listener);
+    },
+
+    async unsubscribe() {
+      if (state == 'unsubscribed') return;
+      fresh.delete(start);
+      isDropped = true;
+      subscriber?.readers.delete(reader);
+      end();
+      if (subscriber && !subscriber.readers.size) await session.unsubscribe(subscriber);
+    },
+
+    [Symbol.asyncIterator]() {
+      if ((isIterating || isListening) && state != 'unsubscribed') {
+        const own = createSubscription<T>(session, filter, options);
+        iterated.push(own);
+        return own[Symbol.asyncIterator]();
+      }
+      isIterating = true;
+      const iterator: ItemIterator<T> = {
+        next,
+        return: async () => {
+          await self.unsubscribe();
+          return { done: true, value: undefined };
+        },
+        [Symbol.asyncIterator]: () => iterator,
+      };
+      return iterator;
+    },
+  };
+  fresh.add(start);
+  session.kick();
+  return self;
 }

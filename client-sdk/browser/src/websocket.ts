@@ -9,30 +9,27 @@ export function websocket(Constructor: typeof WebSocket | undefined = globalThis
   return {
     name: 'websocket',
     open(url, codec, handlers) {
-      let socket: WebSocket | undefined;
+      let socket: WebSocket;
       let isOver = false;
-      const over = (code: number, reason: string) => {
-        if (isOver) return;
-        isOver = true;
-        handlers.close(code, reason);
-      };
       try {
         socket = new Constructor!(url, codec.subprotocol);
         socket.binaryType = 'arraybuffer';
-        socket.onopen = () => isOver || handlers.open();
-        socket.onmessage = ({ data }) => isOver || handlers.frames(codec.decode(data));
-        socket.onclose = ({ code, reason }) => over(code, reason);
+        socket.onopen = handlers.open;
+        socket.onmessage = ({ data }) => handlers.frames(codec.decode(data));
+        socket.onclose = ({ code, reason }) => handlers.close(code, reason);
         // What there is to say about it comes with the close.
         socket.onerror = () => {};
       } catch (error) {
-        queueMicrotask(() => over(NONE, String(error)));
+        queueMicrotask(() => isOver || handlers.close(NONE, String(error)));
       }
       return {
-        send: (frames) => socket?.send(codec.encode(frames)),
-        buffered: () => socket?.bufferedAmount ?? 0,
-        close(code, reason) {
+        send: (frames) => socket.send(codec.encode(frames)),
+        buffered: () => socket?.bufferedAmount || 0,
+        close(code = 1000, reason) {
           isOver = true;
-          socket?.close(code ?? 1000, reason);
+          if (!socket) return;
+          socket.onopen = socket.onmessage = socket.onclose = null;
+          socket.close(code, reason);
         },
       };
     },
