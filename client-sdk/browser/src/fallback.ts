@@ -24,24 +24,20 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
   return {
     name: 'sse',
     open(url, _codec, handlers) {
-      const address = new URL('v1/sessions', url.replace(/^ws/, 'http')).href.split('?')[0]!;
+      const address = new URL('v1/sessions', url.replace('ws', 'http')).href;
       const reading = new AbortController();
-      let posting: AbortController | undefined;
-      let isOver = false;
-      let session: string | undefined;
+      const { signal } = reading;
+      /** Where requests go, but for their number. */
+      let path: string | undefined;
       let queue: string[] = [];
       let waiting = 0;
+      let isPosting = false;
       let seq = 0;
 
-      const stop = () => {
-        isOver = true;
+      const over = (code: number, reason: unknown) => {
+        if (signal.aborted) return;
         reading.abort();
-        posting?.abort();
-      };
-      const over = (code: number, reason: string) => {
-        if (isOver) return;
-        stop();
-        handlers.close(code, reason);
+        handlers.close(code, `${reason}`);
       };
       /** The broker's own words, where it is the broker that answers. */
       const refused = async (response: Response) => {
@@ -50,78 +46,78 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
       };
 
       const read = async () => {
-        const response = await request(address, { method: 'POST', cache: 'no-store', signal: reading.signal });
+        const response = await request(address, { method: 'POST', signal });
         if (!response.ok) return refused(response);
         const reader = response.body!.getReader();
         const decoder = new TextDecoder();
         const parse = eventParser();
-        while (!isOver) {
+        while (!signal.aborted) {
           const { value, done } = await reader.read();
-          if (done) return over(1006, 'the event stream ended');
+          if (done) over(1006, 'the event stream ended');
           const frames: ServerFrame[] = [];
           let closing: { code: number; reason: string } | undefined;
           for (const [event, data] of parse(decoder.decode(value, { stream: true }))) {
             if (event == 'message') frames.push(...json.decode(data));
-            else if (event == 'close') closing = JSON.parse(data);
-            else if (event == 'session') {
-              session = JSON.parse(data).session;
+            if (event == 'close') closing = JSON.parse(data);
+            if (event == 'session') {
+              path = `${address}/${JSON.parse(data).session}/frames?seq=`;
               handlers.open();
             }
           }
           // A comment is a sign of life, too.
-          if (!isOver) handlers.frames(frames);
+          if (!signal.aborted) handlers.frames(frames);
           if (closing) over(closing.code, closing.reason);
         }
       };
 
       /** One request at a time, so that the frames keep their order. */
       const write = async () => {
-        if (posting || !session) return;
-        while (queue.length && !isOver) {
+        if (isPosting) return;
+        isPosting = true;
+        while (queue.length && !signal.aborted) {
           let count = 0;
           let body = '';
-          do body += queue[count++] + '\n';
+          do body += queue[count++];
           while (count < queue.length && body.length + queue[count]!.length < MOST_BODY);
           queue = queue.slice(count);
           seq++;
           await post(body);
           waiting -= body.length;
         }
-        posting = undefined;
+        isPosting = false;
       };
 
       const post = async (body: string) => {
-        for (let tried = 1; !isOver; tried++) {
+        for (let tried = 1; !signal.aborted; tried++) {
           let response: Response | undefined;
-          const attempt = (posting = new AbortController());
-          const timer = setTimeout(() => attempt.abort(), PATIENCE);
-          const { signal } = attempt;
           try {
-            response = await request(`${address}/${session}/frames?seq=${seq}`, { method: 'POST', body, signal });
+            // One under way when the connection is closed may get through.
+            response = await request(path! + seq, { method: 'POST', body, signal: AbortSignal.timeout(PATIENCE) });
+            if (response.ok) return;
           } catch (error) {
-            if (tried == TRIES) over(1006, String(error));
+            if (tried == TRIES) over(1006, error);
           }
-          clearTimeout(timer);
-          if (response?.ok) return;
           // Beside what the broker says is for lack of room, a proxy may fail for a moment.
-          if (response && (response.status < 500 || tried == TRIES)) return refused(response);
-          if (!isOver) await new Promise((done) => setTimeout(done, delay(tried)));
+          if (response && (response.status < 500 || tried == TRIES)) await refused(response);
+          else await new Promise((done) => setTimeout(done, delay(tried)));
         }
       };
 
       // Not before this function returned.
-      Promise.resolve().then(read).catch((error) => over(1006, String(error)));
+      Promise.resolve()
+        .then(read)
+        .catch((error) => over(1006, error));
       return {
         send(frames) {
           for (const frame of frames) {
-            const line = json.encode([frame]) as string;
+            const line = json.encode([frame]) + '\n';
             queue.push(line);
-            waiting += line.length + 1;
+            waiting += line.length;
           }
           void write();
         },
         buffered: () => waiting,
-        close: stop,
+        close: () => reading.abort(),
       };
     },
   };
