@@ -32,7 +32,8 @@ async function showsWhatIsPublished() {
     }).then((response) => assert.equal(response.status, 200));
     return (await page.locator("body").innerText()).includes("hello");
   };
-  while (!(await publish()));
+  const deadline = Date.now() + 20_000;
+  while (!(await publish())) assert.ok(Date.now() < deadline, `the page shows nothing:\n${said.join("\n")}`);
 }
 
 test("a page of another loopback port has live messages with three lines, straight from the broker", async () => {
@@ -65,8 +66,11 @@ test("a page of the broker's own origin needs no address, in bincode too", async
 test("a page from a foreign origin is refused, and its developer reads why on the console", async () => {
   await start();
   await page.goto(`${here.site.foreignUrl}/three-lines.html`);
-  while (!said.some((line) => line.includes("allowed_origins"))) await page.waitForEvent("console");
-  const reason = said.find((line) => line.includes("allowed_origins"));
+  const isReason = (line) => line.includes("allowed_origins");
+  while (!said.some(isReason)) {
+    await page.waitForEvent("console").catch(() => assert.fail(`no reason on the console:\n${said.join("\n")}`));
+  }
+  const reason = said.find(isReason);
   assert.match(reason, /^(error|warning): /);
   assert.ok(reason.includes(`"${here.site.foreignUrl}" may not connect: add it to server.allowed_origins`), reason);
 });

@@ -38,7 +38,7 @@ const tab = {
 };
 globalThis.tab = tab;
 
-client.on("state", (event) => tab.states.push({ ...event }));
+client.on("state", (event) => tab.states.push(JSON.parse(JSON.stringify(event))));
 client.on("error", ({ code, name, message }) => tab.errors.push({ code, name, message }));
 addEventListener("pageshow", ({ persisted }) => (tab.restored += persisted ? 1 : 0));
 
