@@ -32,8 +32,6 @@ after(async () => {
 beforeEach(async () => {
   context = await browser.newContext({ viewport: { width: 1000, height: 680 } });
   complaints = [];
-  if (process.env.TMPROUTE) { const { readFile } = await import("node:fs/promises"); const dist = fileURLToPath(new URL("../../dist/", import.meta.url)); // TMPROUTE
-    for (const [n, f] of [["client", "index"], ["client-bincode", "bincode"]]) await context.route(`**/${n}.js`, async (r) => r.fulfill({ contentType: "text/javascript", body: await readFile(`${dist}${f}.js`) })); } // TMPROUTE
 });
 
 afterEach(() => context.close());
