@@ -159,10 +159,9 @@ function createClient(url = '', options: ClientOptions = {}): Client {
   const fetchToken = async () => (typeof token == 'function' ? await token() : token) ?? '';
   const measure = (frame: ClientFrame) => byteLength(codec.encode([frame]));
   const session = createSession(
-    { client: name, instance, connectTimeout, measure, canRefresh: typeof token == 'function' },
+    { identity: { client: name, instance }, connectTimeout, measure, canRefresh: typeof token == 'function' },
     (name, event) => {
-      const told = name == 'state' ? { ...(event as object), transport: self.transport } : event;
-      if (!emitter.emit(name, told as never) && name == 'error') console.error('tidegate:', event);
+      if (!emitter.emit(name, event as never) && name == 'error') console.error('tidegate:', event);
     },
   );
   const driver = createDriver(session, {
@@ -190,7 +189,7 @@ function createClient(url = '', options: ClientOptions = {}): Client {
     },
 
     get transport() {
-      return driver.transport();
+      return session.transport;
     },
 
     get connection() {

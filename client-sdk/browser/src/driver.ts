@@ -60,21 +60,23 @@ export function createDriver(session: Session, { url, codec, transports, token }
   const connect = async () => {
     drop();
     const mine = turn;
+    let given: string | undefined;
     try {
-      session.token = (await token()) || undefined;
+      given = (await token()) || undefined;
     } catch (error) {
       return mine == turn && onLost(1006, String(error));
     }
     if (mine != turn) return;
     if (Date.now() >= avoid) which = 0;
-    open();
+    open(given);
   };
 
-  const open = () => {
+  const open = (token?: string) => {
     session.onAttempt(Date.now());
+    const { name } = transports[which]!;
     link = transports[which]!.open(url, codec, {
       open() {
-        session.onOpen(Date.now());
+        session.onOpen(Date.now(), name, token);
         poll();
       },
       frames(frames) {
@@ -100,7 +102,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
       avoid = Date.now() + AVOID;
       // Where it was the session that gave the WebSocket up, it shall not give up this one, too.
       session.ending = undefined;
-      return open();
+      return void connect();
     }
     onLost(code || 1006, reason);
   };
@@ -165,9 +167,6 @@ export function createDriver(session: Session, { url, codec, transports, token }
   };
 
   return {
-    /** What the connection runs on. */
-    transport: () => (session.connection === undefined ? undefined : transports[which]!.name),
-
     start(): void {
       session.start();
       unwatch ??= watch(onWake, onHide);

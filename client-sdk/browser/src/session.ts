@@ -7,7 +7,7 @@
  */
 
 import { delay, LIVED } from './backoff.js';
-import { comesBack, reasonOf } from './close.js';
+import { comesBack } from './close.js';
 import { TidegateError } from './error.js';
 import { matches } from './filter.js';
 import type * as wire from './frame.js';
@@ -40,10 +40,8 @@ const MOST_HISTORIES = 1024;
 export type State = 'connecting' | 'connected' | 'disconnected';
 
 export interface Settings {
-  /** The application's name and version, for the broker's logs. */
-  client: string | undefined;
-  /** Random, and kept over reconnects. */
-  instance: string;
+  /** Who the client is: the same over all reconnects. */
+  identity: Pick<wire.Connect, 'client' | 'instance'>;
   /** How long a connection and its welcome are waited for. */
   connectTimeout: number;
   /** How many bytes a frame is, alone in a WebSocket message. */
@@ -54,7 +52,13 @@ export interface Settings {
 
 /** What the session tells, beside answers, items and subscriptions' states. */
 export interface SessionEvents {
-  state: { state: State; code?: number; reason?: string; retry?: number | undefined };
+  state: {
+    state: State;
+    transport: 'websocket' | 'sse' | undefined;
+    code?: number;
+    reason?: string;
+    retry?: number | undefined;
+  };
   error: TidegateError;
   books: { filter: string; told: number; had: number };
   drain: { retry: number };
@@ -134,7 +138,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
 
   const setState = (state: State, more?: { code: number; reason: string; retry?: number }) => {
     self.state = state;
-    later('state', { state, ...more });
+    later('state', { state, transport: self.transport, ...more });
   };
 
   const setSubscription = (subscriber: Subscriber, state: SubscriptionState, error?: TidegateError) => {
@@ -143,14 +147,14 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     });
   };
 
-  const forgetConnection = () => {
-    up = leave = refused = self.connection = self.ending = undefined;
+  const forgetConnection = (now = 0) => {
+    up = leave = refused = self.connection = self.transport = self.ending = undefined;
     until = Infinity;
     wakes = 0;
     isAsking = false;
     routes.clear();
     retries.clear();
-    publishes.onDisconnected();
+    publishes.onDisconnected(now);
     for (const subscriber of subscribers) {
       if (subscriber.isActive) setSubscription(subscriber, 'subscribing');
       subscriber.onDisconnected();
@@ -270,8 +274,8 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     state: 'disconnected' as State,
     /** The connection's id. */
     connection: undefined as string | undefined,
-    /** Given in the next `connect`. */
-    token: undefined as string | undefined,
+    /** What it runs on. */
+    transport: undefined as 'websocket' | 'sse' | undefined,
     /** Subscriptions to start before anything else is written. */
     fresh: new Set<() => void>(),
     /** Subscribers with callbacks, by what they were asked for with. */
@@ -292,11 +296,11 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     },
 
     /** Frames can be sent. */
-    onOpen(now: number): void {
+    onOpen(now: number, transport: 'websocket' | 'sse', token: string | undefined): void {
       self.onAttempt(now);
-      const { client, instance } = settings;
+      self.transport = transport;
       say(
-        (id) => ({ op: 'connect', id, token: self.token, client, instance }),
+        (id) => ({ op: 'connect', id, token, ...settings.identity }),
         (answer) => {
           if (answer instanceof TidegateError) end((refused = answer).message);
           else onWelcome(answer as wire.Welcome);
@@ -321,9 +325,8 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       const error = refused;
       // What the session itself closed says nothing about the broker's wishes.
       const isFinal = error ? !(error.retry || isCurable(error)) : !self.ending && !comesBack(code) && !(code == 4500 && settings.canRefresh);
-      forgetConnection();
-      publishes.expire(now);
-      reason ||= reasonOf(code);
+      forgetConnection(now);
+      reason ||= 'connection lost';
       if (isFinal && wish === undefined) {
         self.stop(error ?? failure('disconnected', reason, code), code);
         return;

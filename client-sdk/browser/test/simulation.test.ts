@@ -356,7 +356,7 @@ class Simulation {
   constructor(seed: number) {
     this.#random = generator(seed);
     this.#session = createSession(
-      { client: undefined, instance: 'i', connectTimeout: 10_000, measure: () => 0, canRefresh: false },
+      { identity: { client: undefined, instance: 'i' }, connectTimeout: 10_000, measure: () => 0, canRefresh: false },
       (name, event) => {
         assert.notEqual(name, 'error', String(event));
         this.#repairs += name == 'books' ? 1 : 0;
@@ -421,7 +421,7 @@ class Simulation {
   #connect(): void {
     this.#isUp = true;
     this.#broker.lastId = 0;
-    this.#session.onOpen(this.#now);
+    this.#session.onOpen(this.#now, 'websocket', undefined);
   }
 
   #cut(): void {

@@ -44,14 +44,6 @@ export function createPublishes() {
     sent.clear();
     flying = flyingBytes = 0;
   };
-  /** Fails what cannot go again. */
-  const drop = (isLost: (unacked: Unacked) => boolean) => {
-    waiting = waiting.filter((unacked) => {
-      const lost = isLost(unacked);
-      if (lost) settle(unacked);
-      return !lost;
-    });
-  };
 
   return {
     /** Whether nothing waits for an ack. */
@@ -111,15 +103,14 @@ export function createPublishes() {
       return true;
     },
 
-    /** The connection is gone: what was sent goes again, but what has no key to be known by. */
-    onDisconnected(): void {
+    /** There is no connection: what was sent goes again, but what has no key to be known by, or an old one. */
+    onDisconnected(now: number): void {
       land();
-      drop(({ first, frame }) => first < Infinity && !frame.idempotency);
-    },
-
-    /** Fails what can no longer be sent again. Only while there is no connection. */
-    expire(now: number): void {
-      drop((unacked) => isForgotten(unacked, now));
+      waiting = waiting.filter((unacked) => {
+        const isLost = isForgotten(unacked, now) || (unacked.first < Infinity && !unacked.frame.idempotency);
+        if (isLost) settle(unacked);
+        return !isLost;
+      });
     },
 
     /** The client ends. */

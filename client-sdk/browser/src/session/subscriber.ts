@@ -93,7 +93,7 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
 
   /** A gap of the SDK's own making. */
   const gap = (reason: GapReason, more?: Partial<GapItem>) =>
-    notice({ type: 'gap', reason, policy: self.terms!.overflow!, topic: /[*>]/.test(filter) ? undefined : filter, ...more });
+    notice({ type: 'gap', reason, policy: self.terms!.overflow!, ...more });
 
   /** Something came that stands for so many messages, from `from` up to `to`. */
   const mend = (state: StreamState, messages: number, from: number, to: number) => {
