@@ -53,3 +53,8 @@ test('every option, event and gap reason stands in the guide', () => {
     assert.ok(guide.includes(`\`${event}\``), event);
   }
 });
+
+test('the three lines of the README are those that a page is tried with', () => {
+  const lines = (text: string) => text.match(/<script type="module">\n([^]*?)<\/script>/)![1]!.trim().split(/\n\s*/);
+  assert.deepEqual(lines(read('../../../README.md')), lines(read('./browser/pages/three-lines.html')));
+});
