@@ -241,7 +241,7 @@ function createClient(url = '', options: ClientOptions = {}): Client {
   return self;
 }
 
-function check(isRight: boolean, code: number, what: string): void {
+function check(isRight: boolean, code: number, what?: string): void {
   if (!isRight) throw new TidegateError(code, what);
 }
 
@@ -250,7 +250,7 @@ function payload(data: unknown, { kind }: PublishOptions): Payload {
   if (data instanceof ArrayBuffer) data = new Uint8Array(data);
   if (data instanceof Uint8Array) return { kind: 'binary', data: data.slice() };
   const text = kind == 'text' ? String(data) : JSON.stringify(data);
-  check(text !== undefined, 1202, String(data));
+  check(text !== undefined, 1202);
   return { kind: kind == 'text' ? kind : 'json', data: text };
 }
 

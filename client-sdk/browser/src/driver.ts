@@ -59,6 +59,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
 
   const connect = async () => {
     drop();
+    session.onAttempt(Date.now());
     const mine = turn;
     let given: string | undefined;
     try {
@@ -72,7 +73,6 @@ export function createDriver(session: Session, { url, codec, transports, token }
   };
 
   const open = (token?: string) => {
-    session.onAttempt(Date.now());
     const { name } = transports[which]!;
     link = transports[which]!.open(url, codec, {
       open() {
@@ -101,7 +101,6 @@ export function createDriver(session: Session, { url, codec, transports, token }
       which = 1;
       avoid = Date.now() + AVOID;
       // Where it was the session that gave the WebSocket up, it shall not give up this one, too.
-      session.ending = undefined;
       return void connect();
     }
     onLost(code || 1006, reason);
@@ -126,7 +125,8 @@ export function createDriver(session: Session, { url, codec, transports, token }
 
   const onHide = () => {
     isHidden = true;
-    onClosed(1001, 'page left');
+    if (link) onClosed(1001, 'page left');
+    else drop();
   };
 
   const kick = (session.kick = () => {

@@ -88,8 +88,8 @@ export interface SubscribeOptions {
   /** Whether it is given what this client published itself; true where left out. */
   echo?: boolean | undefined;
   /**
-   * How many messages may wait in this page, at least 1; beyond it they wait at the broker, under `overflow`. 256 where
-   * left out, and 1,024 for callbacks.
+   * How many messages may wait in this page; beyond it they wait at the broker, under `overflow`. 256 where left out or
+   * 0, and 1,024 for callbacks.
    */
   credit?: number | undefined;
 }

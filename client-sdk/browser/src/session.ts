@@ -203,7 +203,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       const difference = subscriber.onMark(mark);
       self.stage(subscriber);
       if (!difference) continue;
-      later('books', { filter: subscriber.filter, ...difference });
+      later('books', difference);
       if (subscriber.beginRepair()) {
         routes.delete(id);
         say((next) => ({ op: 'unsubscribe', id: next, sub: id }));
@@ -292,6 +292,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
 
     /** An attempt begins. */
     onAttempt(now: number): void {
+      self.ending = undefined;
       until = now + settings.connectTimeout;
     },
 

@@ -119,8 +119,7 @@ export function createSubscription<T>(session: Session, filter: string, options:
     subscriber = shared.get(key);
     // One that is to come back gives what was published before this one was asked for.
     if (!subscriber || !(subscriber.isNew || subscriber.isActive)) {
-      const most = credit ?? (pushes ? CALLBACK_CREDIT : CREDIT);
-      subscriber = createSubscriber(filter, options, Math.max(1, most), pushes);
+      subscriber = createSubscriber(filter, options, credit || (pushes ? CALLBACK_CREDIT : CREDIT), pushes);
       session.subscribe(subscriber);
       if (key) shared.set(key, subscriber);
     }
@@ -137,9 +136,7 @@ export function createSubscription<T>(session: Session, filter: string, options:
         return { done: false, value };
       }
       if (state == 'unsubscribed') {
-        const error = failed;
-        failed = undefined;
-        if (error) throw error;
+        if (failed) throw failed;
         return { done: true, value: undefined };
       }
       await new Promise<void>((resolve) => waiting.push(resolve));

@@ -51,8 +51,7 @@ export function createPublishes() {
 
     /** Whether one more would go beyond these bounds. One alone never does. */
     isFull(bytes: number, { messages, bytes: most }: Window): boolean {
-      const count = waiting.length + sent.size;
-      return count > 0 && (count >= messages || held + bytes > most);
+      return waiting.length + sent.size >= messages || (held > 0 && held + bytes > most);
     },
 
     push(frame: Publish, bytes: number, settle: Unacked['settle']): void {

@@ -63,14 +63,14 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
   let outstanding = 0;
   /** Whether a credit frame is on its way out. */
   let asked = false;
-  let askedLast = false;
+  let askedLast: boolean | 0 = false;
   let books: Books = { messages: 0, gapped: 0 };
   /** The books when the last mark came. */
   let marked: Books = books;
   let repair: Repair | undefined;
   let isRepairing = false;
   /** Whether the broker may count, since the ack, what is here or was told missing already. */
-  let countsDouble = false;
+  let countsDouble: boolean | 0 = false;
 
   /** How many more may wait. */
   const room = () => Math.max(0, credit - waiting);
@@ -148,7 +148,7 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
       // Cut in the midst of the newest `n`: they come again as they stood then, and what is here is skipped.
       const isAmid = last && streams.some(({ offset, live }) => offset < live);
       const on: From = isAmid ? { last, at: positions('live') } : streams.length ? positions() : 'live';
-      askedLast = !!last && (self.isNew || !!isAmid);
+      askedLast = last && (self.isNew || isAmid);
       const start = self.isNew ? from : on;
       return { op: 'subscribe', id, filter, from: start, overflow, limit, limit_bytes: limitBytes, credit: outstanding, echo };
     },
@@ -199,7 +199,7 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
     /** False where the broker sends beyond the credit it was given. */
     onMessage(message: Message): boolean {
       books.messages++;
-      outstanding = Math.max(0, outstanding - 1);
+      outstanding--;
       const { offset, stream } = message;
       const state = offset && find(stream);
       let position: Position | undefined;
@@ -228,7 +228,7 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
     },
 
     /** Compares first. Where the books agree, the mark's positions hold, but for one that is behind. */
-    onMark(mark: Mark): { told: number; had: number } | undefined {
+    onMark(mark: Mark): { filter: string; told: number; had: number } | undefined {
       const entry = mark.subs.find(({ sub }) => sub == self.id);
       // One that is not listed had no traffic since the last mark.
       const { messages, gapped } = entry ?? marked;
@@ -266,7 +266,7 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
           ahead: entry.behind ? [] : mark.positions.filter(({ stream, epoch }) => find(stream, epoch)),
         };
       }
-      return { told: messages + gapped, had: had.messages + had.gapped };
+      return { filter, told: messages + gapped, had: had.messages + had.gapped };
     },
 
     /** The log is to be read on from its own position. False where there is none, and nothing to be asked for again. */
@@ -292,7 +292,8 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
     take(): Item | undefined {
       const item = queue.shift();
       if (item?.type == 'message') waiting--;
-      if (item && 'position' in item && item.position) merge(self.read, [item.position]);
+      const position = item && (item as MessageItem).position;
+      if (position) merge(self.read, [position]);
       return item;
     },
 
