@@ -29,13 +29,15 @@ pub struct Contender {
     pub command: Vec<String>,
     /// How many processes it has.
     pub processes: usize,
-    /// What it cannot do, and why.
+    /// What it cannot do, and why; without a reason where nobody need be told.
     pub cannot: Vec<(Ability, &'static str)>,
 }
 
 /// What not every server can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ability {
+    /// Messages to connections of one topic each.
+    Deliver,
     /// Many topics on one connection.
     Topics,
     /// Filters with a wildcard.
@@ -54,12 +56,8 @@ impl Ability {
             Kind::Wildcards(_) => Some(Self::Wildcards),
             Kind::Many(_) => Some(Self::Many),
             Kind::Resume(_) => Some(Self::Resume),
-            Kind::FanOut { .. }
-            | Kind::Rate(_)
-            | Kind::Slow(_)
-            | Kind::Pairs(_)
-            | Kind::Idle(_)
-            | Kind::Storm(_) => None,
+            Kind::FanOut { .. } | Kind::Rate(_) | Kind::Slow(_) | Kind::Pairs(_) => Some(Self::Deliver),
+            Kind::Idle(_) | Kind::Storm(_) => None,
         }
     }
 }

@@ -419,7 +419,7 @@ fn slow(group: &Group, out: &mut String) {
 fn void(table: &Table, out: &mut String) {
     let mut told = Vec::new();
     for row in &table.rows {
-        if let Some(why) = &row.cannot {
+        if let Some(why) = row.cannot.as_deref().filter(|why| !why.is_empty()) {
             told.push(format!("{} does not take part: {why}", row.server));
         }
         let void: Vec<&str> = (row.rounds.iter())

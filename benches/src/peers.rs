@@ -23,6 +23,15 @@ const EXACT: (Ability, &str) = (Ability::Wildcards, "topics are exact strings");
 const KEEPS_NOTHING: (Ability, &str) = (Ability::Resume, "keeps nothing");
 const CENTRIFUGO_LIVE: &[(Ability, &str)] = &[EXACT, (Ability::Resume, "without history")];
 
+/// The same server under another name takes part there.
+const ELSEWHERE: &[(Ability, &str)] = &[
+    (Ability::Deliver, ""),
+    (Ability::Topics, ""),
+    (Ability::Wildcards, ""),
+    (Ability::Many, ""),
+    (Ability::Resume, ""),
+];
+
 /// All of them.
 pub const PEERS: &[Peer] = &[
     Peer {
@@ -33,6 +42,15 @@ pub const PEERS: &[Peer] = &[
         many_topics: Some("plain-topics"),
         arguments: &[],
         cannot: &[EXACT, KEEPS_NOTHING],
+    },
+    Peer {
+        name: "bun-confirmed",
+        folder: "bun",
+        what: "the same, where a client subscribes by a message and is told when it is",
+        adapter: "plain-topics",
+        many_topics: None,
+        arguments: &[],
+        cannot: ELSEWHERE,
     },
     Peer {
         name: "nats",
