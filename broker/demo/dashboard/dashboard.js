@@ -19,7 +19,8 @@ async function read() {
   for await (const item of prices) {
     if (item.type === "message") {
       counts.received += 1;
-      counts.age += Math.max(0, Date.now() - item.time - counts.age) / 64;
+      // The newest ones count most.
+      counts.age += (Math.max(0, Date.now() - item.time) - counts.age) / 64;
       tiles.set(item.key, item.data.price);
       await reading.turn();
     } else if (item.type === "gap" && item.reason === "merged") {

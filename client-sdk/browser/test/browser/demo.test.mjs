@@ -373,7 +373,7 @@ test("every page fits a phone and follows the colour scheme", async () => {
 
 if (process.env.SCREENSHOT) test("the dashboard's picture", async () => {
   const page = await open("dashboard");
-  await page.setViewportSize({ width: 920, height: 600 });
+  await page.setViewportSize({ width: 920, height: 720 });
   const read = (what) => page.getByText(what, { exact: true }).click();
   const total = async () => (await number(page, "received-all")) + (await number(page, "merged-all"));
   for (const [what, updates] of [["everything", 80_000], ["2,000 a second", 80_000], ["500 a second", 80_000], ["everything", 60_000], ["2,000 a second", 40_000]]) {
