@@ -60,6 +60,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
   const connect = async () => {
     drop();
     session.onAttempt(Date.now());
+    kick();
     const mine = turn;
     let given: string | undefined;
     try {
@@ -142,7 +143,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
     session.deliver();
     const writeAt = write(now) ? Infinity : now + BUFFER_CHECK;
     const { ending } = session;
-    if (ending) return onClosed(ending.code, ending.reason); 
+    if (ending) return onClosed(ending.code, ending.reason);
     const at = Math.min(connectAt, writeAt, session.deadline());
     clearTimeout(timer);
     timerAt = at;
