@@ -11,10 +11,12 @@ const root = new URL('.', import.meta.url);
 const INTERNAL = [
   ...['attend', 'deadline', 'deliver', 'ending', 'expire', 'fail', 'failAll', 'kick', 'readers', 'settle', 'shared', 'stage'],
   ...['ahead', 'answer', 'beginRepair', 'canRefresh', 'exact', 'isFull', 'isIdle', 'isNew', 'make', 'pushes', 'wantsCredit'],
-  ...['onAck', 'onAnswer', 'onAttempt', 'onClosed', 'onDisconnected', 'onFrame', 'onGap', 'onHeard', 'onMark'],
-  ...['onOpen', 'onState', 'onTime', 'onWake'],
+  ...['onAck', 'onAnswer', 'onAttempt', 'onClosed', 'onDisconnected', 'onFrame', 'onGap', 'onHeard', 'onItem', 'onMark'],
+  ...['onMessage', 'onOpen', 'onState', 'onTime', 'onWake'],
+  ...['ask', 'first', 'fresh', 'hand', 'isActive', 'isOpen', 'lost', 'measure', 'missing', 'request', 'start', 'stop', 'take'],
 ];
-for (const file of ['frame', 'item', 'codec', 'transport', 'react']) {
+const INTERNAL_NAMES = new RegExp(`^(${INTERNAL.join('|')})$`);
+for (const file of ['frame', 'item', 'codec', 'transport']) {
   const source = readFileSync(new URL(`src/${file}.ts`, root), 'utf8').replace(/\/\*[^]*?\*\/|\/\/.*/g, '');
   const known = INTERNAL.find((name) => new RegExp(`\\b${name}\\b`).test(source));
   if (known) throw new Error(`${known} is of src/${file}.ts, and others know it`);
@@ -40,7 +42,7 @@ for (const { path, text } of outputFiles) {
     module: true,
     ecma: 2022,
     compress: { passes: 4, keep_fargs: false, pure_getters: true, unsafe_arrows: true, unsafe_methods: true },
-    mangle: { properties: { regex: new RegExp(`^(${INTERNAL.join('|')})$`) } },
+    mangle: { properties: path.endsWith('index.js') && { builtins: true, regex: INTERNAL_NAMES } },
   });
   writeFileSync(path, code);
 }

@@ -5,8 +5,3 @@ const FINAL = [1000, 1002, 1003, 1007, 1008, 1009];
 export function comesBack(code: number): boolean {
   return code < 4500 && !FINAL.includes(code);
 }
-
-/** The reason to tell where nobody gave one: the broker always does. */
-export function reasonOf(code: number): string {
-  return code == 1006 ? 'connection lost' : '';
-}

@@ -1,5 +1,4 @@
 import { delay } from './backoff.js';
-import type { ServerFrame } from './frame.js';
 import { json } from './json.js';
 import type { Transport } from './transport.js';
 
@@ -12,7 +11,7 @@ const PATIENCE = 15_000;
 /** How often the same frames are tried before the connection is given up. */
 const TRIES = 6;
 /** The close codes that stand for an answer of the broker's; any other answer means 1006. */
-const CLOSES: Record<number, number> = { 401: 4500, 403: 4500, 413: 1009, 503: 4002 };
+const CLOSES: Record<number, number> = { 403: 4500, 413: 1009 };
 
 /**
  * Where there is no WebSocket: frames come as server-sent events, read with fetch, and go in requests, one at a time.
@@ -29,7 +28,7 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
       const { signal } = reading;
       /** Where requests go, but for their number. */
       let path: string | undefined;
-      let queue: string[] = [];
+      const queue: string[] = [];
       let waiting = 0;
       let isPosting = false;
       let seq = 0;
@@ -39,10 +38,10 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
         reading.abort();
         handlers.close(code, `${reason}`);
       };
-      /** The broker's own words, where it is the broker that answers. */
-      const refused = async (response: Response) => {
-        const error = (await response.json().catch(() => {}))?.error;
-        over((error && CLOSES[response.status]) || 1006, error?.message || `HTTP ${response.status}`);
+      /** The broker's own words, where it is the broker that answers; else the status, or why there is no answer. */
+      const refused = async (answer: Partial<Response>) => {
+        const error = (await answer.json?.().catch(() => {}))?.error;
+        over((error && CLOSES[answer.status!]) || 1006, error?.message || `HTTP: ${answer.status ?? answer}`);
       };
 
       const read = async () => {
@@ -53,20 +52,21 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
         const parse = eventParser();
         while (!signal.aborted) {
           const { value, done } = await reader.read();
-          if (done) over(1006, 'the event stream ended');
-          const frames: ServerFrame[] = [];
-          let closing: { code: number; reason: string } | undefined;
+          if (done) over(1006, 'stream ended');
+          // A comment is a sign of life, too.
+          if (!done) handlers.frames([]);
           for (const [event, data] of parse(decoder.decode(value, { stream: true }))) {
-            if (event == 'message') frames.push(...json.decode(data));
-            if (event == 'close') closing = JSON.parse(data);
-            if (event == 'session') {
-              path = `${address}/${JSON.parse(data).session}/frames?seq=`;
-              handlers.open();
+            if (signal.aborted) break;
+            if (event == 'message') handlers.frames(json.decode(data));
+            else {
+              const { session, code, reason } = JSON.parse(data);
+              if (code) over(code, reason);
+              if (session) {
+                path = `${address}/${session}/frames?seq=`;
+                handlers.open();
+              }
             }
           }
-          // A comment is a sign of life, too.
-          if (!signal.aborted) handlers.frames(frames);
-          if (closing) over(closing.code, closing.reason);
         }
       };
 
@@ -75,11 +75,8 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
         if (isPosting) return;
         isPosting = true;
         while (queue.length && !signal.aborted) {
-          let count = 0;
-          let body = '';
-          do body += queue[count++];
-          while (count < queue.length && body.length + queue[count]!.length < MOST_BODY);
-          queue = queue.slice(count);
+          let body = queue.shift()!;
+          while (queue.length && body.length + queue[0]!.length < MOST_BODY) body += queue.shift();
           seq++;
           await post(body);
           waiting -= body.length;
@@ -89,16 +86,12 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
 
       const post = async (body: string) => {
         for (let tried = 1; !signal.aborted; tried++) {
-          let response: Response | undefined;
-          try {
-            // One under way when the connection is closed may get through.
-            response = await request(path! + seq, { method: 'POST', body, signal: AbortSignal.timeout(PATIENCE) });
-            if (response.ok) return;
-          } catch (error) {
-            if (tried == TRIES) over(1006, error);
-          }
-          // Beside what the broker says is for lack of room, a proxy may fail for a moment.
-          if (response && (response.status < 500 || tried == TRIES)) await refused(response);
+          // One under way when the connection is closed may get through.
+          const sent = request(path! + seq, { method: 'POST', body, signal: AbortSignal.timeout(PATIENCE) });
+          const answer: Partial<Response> = await sent.catch((error) => error);
+          if (answer.ok) return;
+          // Beside what the broker says is for lack of room, a proxy or the network may fail for a moment.
+          if (answer.status! < 500 || tried == TRIES) await refused(answer);
           else await new Promise((done) => setTimeout(done, delay(tried)));
         }
       };
@@ -144,7 +137,7 @@ export function eventParser(): (piece: string) => [event: string, data: string][
       } else if (field == 'event') event = value!;
       else if (field == 'data') data += value + '\n';
     }
-    if (rest.length + data.length > MOST_EVENT) throw new RangeError('an event without an end');
+    if (rest.length + data.length > MOST_EVENT) throw new Error('event too large');
     return events;
   };
 }

@@ -16,13 +16,12 @@ export function matches(filter: string, topic: string): boolean {
   if (filter == topic) return true;
   const tokens = topic.split('.');
   const wanted = filter.split('.');
-  const last = wanted.length - 1;
-  const open = wanted[last] == '>';
+  const beyond = tokens.length - wanted.length;
   return (
-    (open ? tokens.length > last : tokens.length == last + 1) &&
+    (wanted.at(-1) == '>' ? beyond >= 0 : !beyond) &&
     tokens.every((token, i) => {
-      const want = wanted[i < last ? i : last];
-      return want == '*' || (open && i >= last) ? token[0] != '$' : want == token;
+      const want = wanted[i] ?? '>';
+      return '*>'.includes(want) ? token[0] != '$' : want == token;
     })
   );
 }

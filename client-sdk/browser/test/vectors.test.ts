@@ -88,7 +88,7 @@ describe('server frames', () => {
   });
 
   it('takes a WebSocket message of the other kind for unreadable', () => {
-    assert.deepEqual(json.decode(buffer('1905')), [{ op: 'unreadable', code: 1001, fatal: true }]);
+    assert.deepEqual(json.decode(buffer('1905')), [{ op: 'unreadable', code: 1001, fatal: false }]);
     assert.deepEqual(bincode.decode('{"op":"pong","id":5}'), [{ op: 'unreadable', code: 1001, fatal: true }]);
   });
 
