@@ -1,5 +1,6 @@
 /**
- * The client against the real broker (`BROKER_BIN`, else target/debug/tidegate), over Node's own WebSocket.
+ * The client against the real broker (`BROKER_BIN`, else target/debug/tidegate), over Node's own WebSocket. With
+ * `SDK_DIST` it is the built one.
  *
  * How to extend: `connect` gives a client whose line can be cut, and which writes down the frames that pass. Nothing here
  * waits for a time: what is awaited is an item, an ack or a state.
@@ -9,7 +10,8 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 
 import { bincode } from '../src/bincode.js';
-import { Client, type ClientOptions } from '../src/client.js';
+import type * as sources from '../src/client.js';
+import type { Client, ClientOptions } from '../src/client.js';
 import type { TidegateError } from '../src/error.js';
 import type { ClientFrame, Overflow, ServerFrame } from '../src/frame.js';
 import type { Item } from '../src/item.js';
@@ -18,6 +20,9 @@ import type { Handlers, Transport } from '../src/transport.js';
 import { websocket } from '../src/websocket.js';
 // @ts-expect-error: no types
 import { startBroker } from './browser/broker.mjs';
+
+const built = new URL('../dist/index.js', import.meta.url).href;
+const sdk: typeof sources = await import(process.env.SDK_DIST ? built : '../src/client.js');
 
 interface Broker {
   url: string;
@@ -71,7 +76,7 @@ function connect(options: ClientOptions = {}, url = broker.url) {
       };
     },
   };
-  const client = new Client(url, { transports: [transport], ...options });
+  const client = new sdk.Client(url, { transports: [transport], ...options });
   clients.push(client);
   return { client, sent, received, cut: () => cut() };
 }

@@ -4,7 +4,7 @@
  *
  * The model is the dullest broker that can be right: an array for the log, a linear scan for everything. What each
  * reader saw is held against the log afterwards: everything once, in order, or told by gaps whose counts add up.
- * `TIDEGATE_SEED` repeats one run, `TIDEGATE_SEEDS` says how many there are.
+ * `SEED` repeats one run, `SEEDS` says how many there are.
  */
 
 import assert from 'node:assert/strict';
@@ -21,7 +21,7 @@ const FILTERS = ['a.x', 'a.*', '>', '*.x', 'b.y'];
 const STEPS = 400;
 
 test('everything comes once and in order, or is told', async () => {
-  const { TIDEGATE_SEED: seed, TIDEGATE_SEEDS: seeds } = process.env;
+  const { SEED: seed, SEEDS: seeds } = process.env;
   const first = Number(seed ?? 0);
   const count = seed === undefined ? Number(seeds ?? 300) : 1;
   const met: Met = { cuts: 0, losses: 0, repairs: 0, resets: 0, resumed: 0, evicted: 0, resent: 0, amidLast: 0, pushed: 0 };
@@ -29,7 +29,7 @@ test('everything comes once and in order, or is told', async () => {
     try {
       await new Simulation(seed).run(met);
     } catch (error) {
-      console.error(`TIDEGATE_SEED=${seed}`);
+      console.error(`SEED=${seed}`);
       throw error;
     }
   }
