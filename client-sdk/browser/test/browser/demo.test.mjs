@@ -149,7 +149,7 @@ test("a tab that was offline gets what it missed, in order, once", async () => {
   await said(other, "missed 3");
   await away.click("#offline");
   await said(away, "missed 3");
-  await away.locator("#room .notice", { hasText: /You were offline for .* messages came meanwhile/ }).waitFor();
+  await away.locator("#room ol:not([hidden]) .notice", { hasText: /You were offline for .* messages came meanwhile/ }).waitFor();
   await say(other, "after");
   await said(away, "after");
   const order = (await lines(away).allInnerTexts()).filter((text) => /^(before|missed \d|after)$/.test(text));
