@@ -288,7 +288,15 @@ class Reader {
   }
 
   readAll(): void {
-    for (let item; (item = this.subscriber.take()); ) this.items.push(item);
+    for (;;) {
+      const [before] = this.subscriber.read;
+      const item = this.subscriber.take();
+      if (!item) break;
+      // Where the reader is, nothing that it has not taken is left behind.
+      const here = item.type == 'message' && item.position;
+      if (here && before?.epoch == here.epoch) assert(before.offset < here.offset);
+      this.items.push(item);
+    }
   }
 
   /** Holds what it saw of the last incarnation against the log. */
