@@ -212,7 +212,12 @@ fn a_stream_of_events_gives_its_place_among_requests_back() {
             let (stream, peer) = listener.accept().unwrap();
             stream.set_nonblocking(true).unwrap();
             let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-            let serving = tokio::task::spawn_local(http_front::serve(stream, http_front::Begun::now(peer), site, Slot(free)));
+            let serving = tokio::task::spawn_local(http_front::serve(
+                stream,
+                http_front::Begun::now(peer),
+                site,
+                Slot(free),
+            ));
             // The shard's end of the pair is held, and nothing is said on it.
             let pair = ordered.recv().await;
             assert!(pair.is_some());
