@@ -119,9 +119,11 @@ test("a reload resumes from the position that the page kept", async () => {
   await here.start();
   const tabs = await here.twoTabs();
   for (const n of [1, 3001, 6001]) {
+    await all(tabs, ({ page }) => page.evaluate((n) => (tab.reloadAt = n), n + 500));
+    const reloaded = all(tabs, ({ page }) => page.waitForEvent("load"));
     here.publisher.publish(n, n + 2999);
-    await reach(tabs, n + 500);
-    await all(tabs, ({ page }) => page.reload());
+    await reloaded;
+    await reach(tabs, n + 1000);
   }
   here.publisher.publish(9001, LAST - 1);
   await here.finish(tabs);

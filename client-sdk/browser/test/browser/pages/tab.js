@@ -34,6 +34,8 @@ const tab = {
   errors: [],
   /** `pageshow` events of a page that came back from the back/forward cache. */
   restored: 0,
+  /** At which message the page is to reload itself: in the midst of a burst. */
+  reloadAt: undefined,
   pull,
 };
 globalThis.tab = tab;
@@ -49,6 +51,7 @@ function take(item) {
   entries.push(...written);
   if (item.type === "message") tab.last = item.data;
   if (read !== "pulled") sessionStorage.setItem("positions", JSON.stringify(subscription.positions));
+  if (item.data === tab.reloadAt) location.reload();
 }
 
 /** Takes so many items, or as many as there are up to the message numbered `last`. */
@@ -65,5 +68,13 @@ if (read === "callbacks") {
 } else if (read === "pulled") {
   tab.iterator = subscription[Symbol.asyncIterator]();
 } else {
-  for await (const item of subscription) take(item);
+  // What a page does with an item takes it a turn of the event loop or more: others come meanwhile, and wait.
+  const turn = new MessageChannel();
+  for await (const item of subscription) {
+    take(item);
+    await new Promise((resolve) => {
+      turn.port1.onmessage = resolve;
+      turn.port2.postMessage(undefined);
+    });
+  }
 }
