@@ -13,7 +13,7 @@ const INTERNAL = [
   ...['ahead', 'answer', 'beginRepair', 'canRefresh', 'exact', 'isFull', 'isIdle', 'isNew', 'make', 'pushes', 'wantsCredit'],
   ...['onAck', 'onAnswer', 'onAttempt', 'onClosed', 'onDisconnected', 'onFrame', 'onGap', 'onHeard', 'onItem', 'onMark'],
   ...['onMessage', 'onOpen', 'onState', 'onTime', 'onWake'],
-  ...['ask', 'first', 'fresh', 'hand', 'isActive', 'isOpen', 'lost', 'measure', 'missing', 'request', 'start', 'stop', 'take'],
+  ...['ask', 'first', 'fresh', 'hand', 'identity', 'isActive', 'isOpen', 'lost', 'measure', 'missing', 'request', 'start', 'stop', 'take'],
 ];
 const INTERNAL_NAMES = new RegExp(`^(${INTERNAL.join('|')})$`);
 for (const file of ['frame', 'item', 'codec', 'transport']) {

@@ -74,7 +74,7 @@ export interface ClientEvents {
 export interface Client {
   /** Where it stands: see {@link State}. */
   readonly state: State;
-  /** What the connection runs on; `undefined` without one. */
+  /** What the connection runs on, or is tried; `undefined` between attempts. */
   readonly transport: 'websocket' | 'sse' | undefined;
   /** The connection's id, as the broker's log has it; `undefined` without one. */
   readonly connection: string | undefined;

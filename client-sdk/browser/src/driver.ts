@@ -74,10 +74,11 @@ export function createDriver(session: Session, { url, codec, transports, token }
   };
 
   const open = (token?: string) => {
-    const { name } = transports[which]!;
-    link = transports[which]!.open(url, codec, {
+    const transport = transports[which]!;
+    session.transport = transport.name;
+    link = transport.open(url, codec, {
       open() {
-        session.onOpen(Date.now(), name, token);
+        session.onOpen(Date.now(), token);
         poll();
       },
       frames(frames) {
@@ -93,7 +94,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
   /** The connection is over, or never was. */
   const onClosed = (code: number, reason: string) => {
     const wasWelcomed = session.connection !== undefined;
-    const isWebSocket = transports[which]!.name == 'websocket';
+    const isWebSocket = session.transport == 'websocket';
     drop();
     if (!isWebSocket) which = wasWelcomed ? which : 0;
     else if (wasWelcomed) left = TRUST;

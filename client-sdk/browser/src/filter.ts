@@ -13,7 +13,8 @@ export function isFilter(text: string): boolean {
 
 /** Whether a filter takes a topic. A wildcard stands for no token that starts with `$`. Both have to be valid. */
 export function matches(filter: string, topic: string): boolean {
-  if (filter == topic) return true;
+  // Most filters of a page that has many are plain topics.
+  if (!/[*>]/.test(filter)) return filter == topic;
   const tokens = topic.split('.');
   const wanted = filter.split('.');
   const beyond = tokens.length - wanted.length;

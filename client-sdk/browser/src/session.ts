@@ -274,7 +274,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     state: 'disconnected' as State,
     /** The connection's id. */
     connection: undefined as string | undefined,
-    /** What it runs on. */
+    /** What it runs on, or is tried. */
     transport: undefined as 'websocket' | 'sse' | undefined,
     /** Subscriptions to start before anything else is written. */
     fresh: new Set<() => void>(),
@@ -297,9 +297,8 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     },
 
     /** Frames can be sent. */
-    onOpen(now: number, transport: 'websocket' | 'sse', token: string | undefined): void {
+    onOpen(now: number, token: string | undefined): void {
       self.onAttempt(now);
-      self.transport = transport;
       say(
         (id) => ({ op: 'connect', id, token, ...settings.identity }),
         (answer) => {

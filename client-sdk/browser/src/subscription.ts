@@ -104,7 +104,8 @@ export function createSubscription<T>(session: Session, filter: string, options:
   const reader: Reader = {
     onItem: (item) => (item ? emitter.emit(item.type, item as never) : wake()),
     onState(to, error) {
-      if (error && !emitter.emit('error', error) && !isIterating) session.fail(error);
+      // An iterator throws what ends it.
+      if (error && !emitter.emit('error', error) && (!isIterating || error.retry)) session.fail(error);
       if (to == 'unsubscribed') end(error);
       else if (to != state) setState(to, error);
     },

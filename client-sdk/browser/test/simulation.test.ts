@@ -429,7 +429,7 @@ class Simulation {
   #connect(): void {
     this.#isUp = true;
     this.#broker.lastId = 0;
-    this.#session.onOpen(this.#now, 'websocket', undefined);
+    this.#session.onOpen(this.#now, undefined);
   }
 
   #cut(): void {
