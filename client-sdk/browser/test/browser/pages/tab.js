@@ -51,7 +51,7 @@ function take(item) {
   entries.push(...written);
   if (item.type === "message") tab.last = item.data;
   if (read !== "pulled") sessionStorage.setItem("positions", JSON.stringify(subscription.positions));
-  if (item.data === tab.reloadAt) location.reload();
+  if (item.type === "message" && item.data === tab.reloadAt) location.reload();
 }
 
 /** Takes so many items, or as many as there are up to the message numbered `last`. */
