@@ -57,7 +57,9 @@ pub struct Delivery {
     rotation: Rotation,
     cork: Cork,
     /// The burst that is in the cork: connections that hold the same ranges share it.
-    corked: Option<(Codec, Vec<(u64, u64)>)>,
+    corked: Option<Codec>,
+    /// Its ranges.
+    corked_ranges: Vec<(u64, u64)>,
     scratch: Vec<u8>,
     /// Deliveries that a test wants lost.
     #[cfg(feature = "faults")]
@@ -119,6 +121,7 @@ impl Delivery {
             rotation: Rotation::default(),
             cork: Cork::default(),
             corked: None,
+            corked_ranges: Vec::new(),
             scratch: Vec::new(),
             #[cfg(feature = "faults")]
             faults: super::fault::Faults,
@@ -293,9 +296,8 @@ impl Delivery {
         }
         let controls = client.control.as_ref().map_or(0, |control| control.len());
         let reuse = controls == 0
-            && self.corked.as_ref().is_some_and(|(codec, ranges)| {
-                *codec == client.codec && ranges.as_slice() == client.ranges.as_slice()
-            });
+            && self.corked == Some(client.codec)
+            && self.corked_ranges.as_slice() == client.ranges.as_slice();
         if !reuse {
             self.cork.start(client.codec);
             if let Some(control) = &client.control {
@@ -307,15 +309,9 @@ impl Delivery {
                 }
             }
             self.cork.finish();
-            match &mut self.corked {
-                _ if controls > 0 => self.corked = None,
-                Some((codec, ranges)) => {
-                    *codec = client.codec;
-                    ranges.clear();
-                    ranges.extend_from_slice(&client.ranges);
-                }
-                None => self.corked = Some((client.codec, client.ranges.to_vec())),
-            }
+            self.corked = (controls == 0).then_some(client.codec);
+            self.corked_ranges.clear();
+            self.corked_ranges.extend_from_slice(&client.ranges);
         }
         if self.cork.frames() == 0 && !client.connection.has_pending() {
             return;

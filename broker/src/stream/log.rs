@@ -5,6 +5,7 @@ use std::{
     hash::BuildHasher,
     mem::{self, size_of},
     sync::Arc,
+    vec,
 };
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
@@ -85,6 +86,7 @@ pub struct Log {
     hasher: DefaultHashBuilder,
     /// Of the segments, and of the topics that are in them.
     bytes: u64,
+    spare: Spare,
     /// The last message's.
     newest_time: u64,
     /// The last evicted message's.
@@ -135,6 +137,7 @@ impl Log {
             retained: Retained::new(limits.retain_last_bytes),
             hasher,
             bytes: 0,
+            spare: Spare::default(),
             newest_time: 0,
             evicted_time: None,
         }
@@ -178,15 +181,21 @@ impl Log {
         let cost = draft.cost();
         self.expire(time, hold);
         let room = Segment::room_for(cost) + topic_cost(&draft.topic);
-        while self.bytes + room > self.limits.max_bytes && !self.is_empty() {
-            if !self.evict_oldest(hold) {
-                return Err(draft);
+        let mut gone = None;
+        while self.bytes + self.spare.bytes + room > self.limits.max_bytes {
+            gone = self.spare.pop();
+            if gone.is_none() && (self.is_empty() || !self.evict_oldest(hold)) {
+                break;
             }
+        }
+        if self.bytes + room > self.limits.max_bytes && !self.is_empty() {
+            return Err(draft);
         }
         if self.active_is_full(cost, time) {
             self.seal();
         }
-        Ok(self.place(draft, cost, time))
+        let block = gone.or_else(|| self.spare.pop());
+        Ok(self.place(draft, cost, time, block))
     }
 
     /// Evicts the segments whose newest message is older than the limit, but none with an offset from `hold` on.
@@ -196,6 +205,7 @@ impl Log {
             if !self.evict_oldest(hold) {
                 return;
             }
+            self.spare = Spare::default();
         }
     }
 
@@ -326,7 +336,8 @@ impl Log {
         self.sealed.push_back(mem::replace(&mut self.active, next).seal());
     }
 
-    fn place(&mut self, draft: Draft, cost: u32, time: u64) -> Arc<Published> {
+    /// Appends the draft, in an evicted message's `block` where nobody holds that any more.
+    fn place(&mut self, draft: Draft, cost: u32, time: u64, block: Option<Arc<Published>>) -> Arc<Published> {
         let (start, offset) = (self.start(), self.head() + 1);
         let hash = self.hasher.hash_one(draft.topic.as_str());
         let entry = self.topics.entry(hash, |state| state.topic == draft.topic, |state| state.hash);
@@ -354,8 +365,17 @@ impl Log {
             headers: draft.headers,
             sub: None,
         };
-        let published =
-            Arc::new(Published { message, segment: self.active.first(), origin: draft.origin, cost });
+        let published = Published { message, segment: self.active.first(), origin: draft.origin, cost };
+        let published = match block {
+            Some(mut block) => match Arc::get_mut(&mut block) {
+                Some(place) => {
+                    *place = published;
+                    block
+                }
+                None => Arc::new(published),
+            },
+            None => Arc::new(published),
+        };
 
         let before = self.active.bytes();
         match entry {
@@ -391,8 +411,9 @@ impl Log {
         };
         self.bytes -= segment.bytes();
         self.evicted_time = Some(segment.newest_time());
-        let mut leaving = Vec::new();
+        let (mut leaving, mut texts) = (Vec::new(), 0);
         for (hash, message) in segment.newest_of_topics() {
+            texts += shared_str_cost(message.topic().as_str()) as u64;
             let Some(offset) = message.offset() else { continue };
             // Only the topic's newest message is remembered by its offset, so a match is this topic and it leaves the log.
             let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) else { continue };
@@ -415,7 +436,36 @@ impl Log {
         if self.topics.len() < self.topics.capacity() / 8 && self.topics.capacity() > MIN_TOPICS_CAPACITY {
             self.topics.shrink_to(2 * self.topics.len(), |state| state.hash);
         }
+        self.spare = Spare::of(segment, texts);
         true
+    }
+}
+
+/// The messages of the segment that was evicted last. They are let go one by one as their room is needed, and the next
+/// messages take their blocks: so a full log neither allocates nor frees one for each publish, and an eviction holds the
+/// stream's lock for less.
+#[derive(Debug, Default)]
+struct Spare {
+    messages: vec::IntoIter<Arc<Published>>,
+    /// Counts towards the log's limit: of the messages, and of the texts of their topics for as long as there is one.
+    bytes: u64,
+}
+
+impl Spare {
+    /// None of a segment that somebody still reads. `texts` is what the segment's topics pin, in bytes.
+    fn of(segment: Arc<Segment>, texts: u64) -> Self {
+        let Some(segment) = Arc::into_inner(segment) else { return Self::default() };
+        let (messages, bytes) = segment.into_messages();
+        Self { messages: messages.into_iter(), bytes: bytes + texts }
+    }
+
+    fn pop(&mut self) -> Option<Arc<Published>> {
+        let message = self.messages.next();
+        match &message {
+            Some(message) => self.bytes -= Segment::message_bytes(message),
+            None => self.bytes = 0,
+        }
+        message
     }
 }
 

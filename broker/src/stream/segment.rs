@@ -161,7 +161,7 @@ impl Segment {
             self.oldest_time = message.message.time;
         }
         self.newest_time = message.message.time;
-        self.bytes += message.own_cost() + MESSAGE_INDEX;
+        self.bytes += Self::message_bytes(&message);
         self.topics[slot as usize].at.push(self.messages.len() as u32);
         self.messages.push(message);
     }
@@ -171,6 +171,17 @@ impl Segment {
         self.messages.shrink_to_fit();
         self.topics.shrink_to_fit();
         Arc::new(self)
+    }
+
+    /// Its messages, and what they pin in bytes: [`Segment::message_bytes`] of each.
+    pub(super) fn into_messages(self) -> (Vec<Arc<Published>>, u64) {
+        let bytes = self.bytes - self.topics.len() as u64 * TOPIC_INDEX;
+        (self.messages, bytes)
+    }
+
+    /// What a message adds to [`Segment::bytes`].
+    pub(super) fn message_bytes(message: &Published) -> u64 {
+        message.own_cost() + MESSAGE_INDEX
     }
 
     /// The most that appending a message of this cost can add to [`Segment::bytes`].
