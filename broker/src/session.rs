@@ -220,7 +220,14 @@ impl Session {
 
     /// A subscription is gone.
     pub fn on_unsubscribed(&mut self, sub: u64) {
-        self.subs.retain(|&(id, _)| id != sub);
+        if let Ok(at) = self.subs.binary_search_by_key(&sub, |&(id, _)| id) {
+            self.subs.remove(at);
+        }
+    }
+
+    /// All are gone; which they were.
+    pub fn on_all_unsubscribed(&mut self) -> Vec<(u64, u32)> {
+        std::mem::take(&mut self.subs)
     }
 
     /// The ack of a publish with so many payload bytes was written.

@@ -108,7 +108,11 @@ impl Dispatch {
 
     /// Whether another turn has something to do already.
     pub fn is_busy(&self) -> bool {
-        !self.refused.is_empty() || (!self.delivery.dirty.is_empty() && self.flush_pace.due.is_none())
+        !self.refused.is_empty()
+            || (!self.delivery.dirty.is_empty() && self.flush_pace.due.is_none())
+            || !self.delivery.pumps.is_empty()
+            || !self.delivery.ending.is_empty()
+            || !self.inbox.is_empty()
     }
 
     /// When a turn is due whatever happens.
@@ -283,9 +287,12 @@ impl Dispatch {
 
     /// Takes all subscriptions of a connection away, with what waits for them.
     pub fn forget_all(&mut self, at: u32) {
-        let subs: Vec<(u64, u32)> = self.delivery.clients[at as usize].session.subs().to_vec();
-        for (sub, key) in subs {
-            self.forget(at, sub, key);
+        let client = &mut self.delivery.clients[at as usize];
+        client.outbox = None;
+        self.delivery.pinned -= std::mem::take(&mut client.pinned);
+        // The newest first: of a filter that many of them share, the last key goes without moving the others.
+        for (_, key) in client.session.on_all_unsubscribed().into_iter().rev() {
+            self.forget_one(at, key);
         }
     }
 
@@ -427,18 +434,9 @@ impl Dispatch {
         }
     }
 
-    /// Takes a subscription away, everywhere.
+    /// Takes a subscription away, with what waits for it.
     fn forget(&mut self, at: u32, sub: u64, key: u32) {
-        let Some(gone) = self.delivery.subs.try_remove(key as usize) else { return };
-        self.index.remove(&gone.filter, Key { client: at, sub: key });
-        if self.index.under(&gone.filter).is_empty() {
-            for &stream in &gone.reach.streams {
-                self.hub.streams()[stream].lock().unlisten(&gone.filter, self.number);
-            }
-            if gone.reach.live_only {
-                self.hub.lock_live_only().unlisten(&gone.filter, self.number);
-            }
-        }
+        self.forget_one(at, key);
         let client = &mut self.delivery.clients[at as usize];
         client.session.on_unsubscribed(sub);
         if let Some(outbox) = &mut client.outbox {
@@ -448,6 +446,20 @@ impl Dispatch {
             client.pinned = pinned;
             if outbox.is_empty() {
                 client.outbox = None;
+            }
+        }
+    }
+
+    /// Takes a subscription away, but from its connection.
+    fn forget_one(&mut self, at: u32, key: u32) {
+        let Some(gone) = self.delivery.subs.try_remove(key as usize) else { return };
+        self.index.remove(&gone.filter, Key { client: at, sub: key });
+        if self.index.under(&gone.filter).is_empty() {
+            for &stream in &gone.reach.streams {
+                self.hub.streams()[stream].lock().unlisten(&gone.filter, self.number);
+            }
+            if gone.reach.live_only {
+                self.hub.lock_live_only().unlisten(&gone.filter, self.number);
             }
         }
     }

@@ -40,6 +40,12 @@ pub struct Waiting {
     pub refused: Vec<usize>,
 }
 
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.settled.is_empty() && self.refused.is_empty()
+    }
+}
+
 impl Inbox {
     pub fn new(capacity: usize) -> Self {
         Self { waiting: Mutex::default(), wake: Notify::new(), capacity }
@@ -84,6 +90,11 @@ impl Inbox {
         self.waiting.lock().items.len()
     }
 
+    /// Whether nothing waits. What a shard gives to its own inbox wakes nobody.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.lock().is_empty()
+    }
+
     /// Waits until something was queued by another shard since the last wait.
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -91,7 +102,7 @@ impl Inbox {
 
     /// One wake for all that gathers until the shard takes it.
     fn put(&self, waiting: &mut Waiting, wake: bool, put: impl FnOnce(&mut Waiting)) {
-        let first = waiting.items.is_empty() && waiting.settled.is_empty() && waiting.refused.is_empty();
+        let first = waiting.is_empty();
         put(waiting);
         if first && wake {
             self.wake.notify_one();

@@ -265,6 +265,7 @@ impl Shard {
         self.end_all();
         self.resume_paused();
         self.publish_metrics();
+        self.checks.extend(self.dispatch.delivery.checks.drain(..).map(Reverse));
         Ok(busy || self.dispatch.is_busy() || !self.reads.is_empty())
     }
 
@@ -274,7 +275,8 @@ impl Shard {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     }
 
-    /// Learns which sockets are ready. Whether any is.
+    /// Learns which sockets are ready. Whether more may be by now: behind several, but seldom behind one alone, for which
+    /// a look that finds nothing would cost as much again. What comes later is an event of [`Shard::readiness`].
     fn poll_sockets(&mut self) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
             Ok(()) => {}
@@ -308,7 +310,7 @@ impl Shard {
                 self.reads.push_back(at);
             }
         }
-        Ok(!self.events.is_empty())
+        Ok(self.events.iter().nth(1).is_some())
     }
 
     /// Reads each connection that has something, once. Whether some have more.
@@ -606,7 +608,6 @@ impl Shard {
     /// Looks at the connections whose time has come.
     fn check_due(&mut self) {
         let now = self.dispatch.delivery.now;
-        self.checks.extend(self.dispatch.delivery.checks.drain(..).map(Reverse));
         while self.checks.peek().is_some_and(|Reverse((due, _))| *due <= now) {
             let Some(Reverse((due, token))) = self.checks.pop() else { break };
             let at = place(token);
