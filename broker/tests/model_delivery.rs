@@ -98,6 +98,24 @@ fn lanes_that_read_on_keep_within_the_connections_budget() {
     assert!(most > 30_000, "the budget was never used up: nothing is shown");
 }
 
+/// Each went through all the others and their lanes.
+#[test]
+fn a_connection_leaves_with_many_subscriptions_at_once_and_nothing_of_them_stays() {
+    let mut port = Port::new(&Config::default(), 1_000, 30_000);
+    let mut rng = Rng::with_seed(1);
+    port.publish(draft(&mut rng, "chat.room1", 1, PAYLOAD));
+    let (at, _socket) = port.connect(Codec::Bincode, 1);
+    let terms = Terms { overflow: Overflow::CatchUp, limit: 256, limit_bytes: 4_000 };
+    for id in 1..=50_000 {
+        // Half of them share a filter, and those have a lane.
+        let filter = if id % 2 == 0 { filter("chat.room1") } else { filter(&format!("chat.room1.x{id}")) };
+        port.subscribe(at, Subscribe { filter, ..plain_subscribe(id, From::Beginning) }, terms);
+    }
+    assert!(!port.is_idle(at), "there are lanes");
+    port.remove(at);
+    port.check_empty();
+}
+
 fn plain_subscribe(id: u64, from: From) -> Subscribe {
     let filter = filter("chat.room1");
     Subscribe { id, filter, from, overflow: None, limit: None, limit_bytes: None, credit: None, echo: true }

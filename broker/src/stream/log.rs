@@ -592,6 +592,34 @@ mod tests {
     }
 
     #[test]
+    fn an_evicted_message_that_somebody_holds_stays_as_it_is() {
+        let mut log = log(LogLimits { max_bytes: 100_000, ..UNLIMITED });
+        let held: Vec<_> =
+            (0..50).map(|n| log.append(draft(&format!("t{n}"), n as usize), n, None).unwrap()).collect();
+        let before: Vec<Published> = held.iter().map(|message| Published::clone(message)).collect();
+        for time in 50..5_000 {
+            log.append(draft("flood", 100), time, None).unwrap();
+        }
+        assert!(log.start() > 50);
+        assert!(held.iter().map(|message| &**message).eq(&before));
+    }
+
+    #[test]
+    fn what_was_evicted_counts_until_it_is_let_go() {
+        let mut log = log(LogLimits { max_bytes: 100_000, max_age_ms: 10_000, retain_last_bytes: 0 });
+        let mut alive = VecDeque::new();
+        for time in 0..5_000 {
+            alive
+                .push_back(Arc::downgrade(&log.append(draft("a", time as usize % 300), time, None).unwrap()));
+            alive.retain(|message| message.strong_count() > 0);
+            let pinned: u64 = alive.iter().filter_map(|weak| weak.upgrade()).map(|m| m.own_cost()).sum();
+            assert!(pinned <= 100_000, "{pinned} bytes");
+        }
+        log.expire(20_000, None);
+        assert!(alive.iter().all(|message| message.strong_count() == 0), "what is too old goes at once");
+    }
+
+    #[test]
     fn topics_that_came_once_are_forgotten() {
         let mut log = log(LogLimits { max_bytes: 100_000, retain_last_bytes: 10_000, ..UNLIMITED });
         for number in 0..50_000 {
