@@ -104,8 +104,8 @@ impl Metrics {
         self.shards[shard].connections.load(Relaxed)
     }
 
-    /// The text of `/metrics`.
-    pub fn render(&self, hub: &Hub) -> String {
+    /// The text of `/metrics`. `bodies` is what those of HTTP requests and answers hold, and may, in bytes.
+    pub fn render(&self, hub: &Hub, bodies: (u64, u64)) -> String {
         let registry = Registry::new();
         register(&registry, &self.sum());
         gauge(&registry, "tidegate_outbox_budget_bytes", "What all lanes may pin.", self.outbox_budget);
@@ -115,6 +115,9 @@ impl Metrics {
             "What buffers may hold.",
             self.connection_budget,
         );
+        let (held, most) = bodies;
+        gauge(&registry, "tidegate_http_body_bytes", "Bytes held for HTTP bodies under way.", held);
+        gauge(&registry, "tidegate_http_body_budget_bytes", "What HTTP bodies under way may hold.", most);
         let (mut messages, mut bytes, mut retained) = (0, 0, 0);
         for stream in hub.streams() {
             let log = &stream.lock().log;

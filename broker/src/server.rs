@@ -278,7 +278,7 @@ fn site(shared: &Arc<Shared>, orders: &mpsc::Sender<Order>) -> io::Result<Rc<Sit
         origins,
         handshake_timeout: config.websocket.handshake_timeout,
         ready: Box::new(move || ready.ready.load(Relaxed)),
-        metrics: Box::new(move || metrics.metrics.render(&metrics.hub)),
+        metrics: Box::new(move || metrics.metrics.render(&metrics.hub, metrics.api.bodies())),
         admit: Box::new(move || admit.admit()),
         api: Some(Api::new(config.clone(), shared.hub.clone(), orders.clone(), shared.api.clone())),
         demo: config.demo,

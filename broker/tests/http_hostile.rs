@@ -76,6 +76,32 @@ fn a_body_that_trickles_is_cut_however_long_it_claims_to_be() {
 }
 
 #[test]
+fn the_metrics_tell_what_bodies_under_way_hold_and_may() {
+    let api = Api::with(|config| config.memory.http_bytes = 3 << 20);
+    let figure = |name: &str| -> u64 {
+        let metrics = String::from_utf8(api.get("/metrics").body).unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    };
+    let until = |what: &str, is_so: &dyn Fn(u64) -> bool| {
+        let start = Instant::now();
+        while !is_so(figure("tidegate_http_body_bytes")) {
+            assert!(start.elapsed() < PATIENCE, "never {what}");
+        }
+    };
+    assert_eq!(figure("tidegate_http_body_budget_bytes"), 3 << 20);
+    assert_eq!(figure("tidegate_http_body_bytes"), 0);
+    let mut stream = api.connect();
+    let head = "POST /v1/topics/a HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2000";
+    stream.write_all(format!("{head}\r\nHost: {}\r\n\r\n", api.address).as_bytes()).unwrap();
+    stream.write_all(&[b'x'; 1000]).unwrap();
+    until("held", &|held| held >= 1000);
+    stream.write_all(&[b'x'; 1000]).unwrap();
+    assert_eq!(Answer::read(stream, false).status, 200);
+    until("free again", &|held| held == 0);
+}
+
+#[test]
 fn requests_in_a_row_are_answered_in_order_on_one_connection() {
     let api = Api::start();
     let mut stream = api.connect();

@@ -36,6 +36,11 @@ impl Bodies {
         Arc::new(Self { held: AtomicU64::new(0), most })
     }
 
+    /// What is held, and what may be, in bytes.
+    pub(super) fn use_and_budget(&self) -> (u64, u64) {
+        (self.held.load(Relaxed), self.most)
+    }
+
     /// Takes the body of an answer into the budget.
     pub(super) fn hold(self: &Arc<Self>, bytes: Vec<u8>) -> Result<Held, Refusal> {
         let mut held = Held { bytes: Vec::new(), bodies: self.clone(), charged: 0 };

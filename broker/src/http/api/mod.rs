@@ -61,6 +61,11 @@ impl Shared {
     pub fn new(config: &Config) -> Self {
         Self { sessions: Arc::default(), bodies: Bodies::new(config.memory.http_bytes) }
     }
+
+    /// What bodies of requests and answers hold now, and may hold, in bytes.
+    pub fn bodies(&self) -> (u64, u64) {
+        self.bodies.use_and_budget()
+    }
 }
 
 /// What a handler is asked.
