@@ -50,6 +50,8 @@ pub enum Kind {
 /// Bytes of payload to each subscriber before a slow-consumer scenario is measured: more than a socket with a
 /// segment size of the open net holds of what is not read.
 const FLOOD_BYTES: usize = 256 * 1024;
+/// How many times longer a fixed rate is measured than the rest: a 99th percentile takes many messages.
+const RATE_LENGTH: f64 = 3.0;
 /// Messages missed before a resume.
 const MISSED: usize = 100;
 
@@ -62,7 +64,10 @@ impl Scenario {
             Kind::FanOut { window, burst, stalled } => format!(
                 "fan-out --subscribers {subscribers} --window {window} --burst {burst} --stalled {stalled} {length}"
             ),
-            Kind::Rate(rate) => format!("fan-out --subscribers {subscribers} --rate {rate} {length}"),
+            Kind::Rate(rate) => format!(
+                "fan-out --subscribers {subscribers} --rate {rate} --seconds {} --warm-up {warm_up}",
+                RATE_LENGTH * seconds
+            ),
             Kind::Slow(stalled) => format!(
                 "fan-out --subscribers {subscribers} --stalled {stalled} --rate 20000 --flood {FLOOD_BYTES} {length}"
             ),

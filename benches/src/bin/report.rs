@@ -105,7 +105,8 @@ const PLANS: &[Plan] = &[
     Plan {
         name: "latency",
         heading: "Latency at a fixed rate",
-        note: "From when a message was due, so that a stall is charged to every message it held up.",
+        note: "From when a message was due, so that a stall is charged to every message it held up. Measured three \
+               times as long as the rest, since a 99th percentile takes many messages.",
         rounds: (1, 5),
         quick: "rate/60000",
         full: "rate/20000 rate/150000",
