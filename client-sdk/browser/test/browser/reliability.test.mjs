@@ -95,22 +95,34 @@ test("the broker is killed and started again: what is lost or doubled stands bes
   assert.deepEqual(await all(tabs, (tab) => tab.resets()), [1, 1]);
 });
 
-test("a tab that is frozen for 30 s has everything once it thaws, and holds up no other", async (t) => {
+test("tabs that are frozen for 30 s, on each transport, have everything once they thaw, and hold up no other", async (t) => {
   const freezable = await startFreezableChromium();
   t.after(() => freezable.close());
   await here.start({ WEBSOCKET__PING_INTERVAL: "5s", WEBSOCKET__PONG_TIMEOUT: "5s", SERVER__RECONNECT_WINDOW: '["0s", "500ms"]' });
-  const tabs = await here.twoTabs({ inside: freezable.context });
-  const [frozen, awake] = tabs;
+  const open = async (read, transport) => {
+    const tab = await here.openTab({ inside: freezable.context, read, client: { transports: [transport] } });
+    await tab.subscribed();
+    assert.equal(await tab.transport(), transport);
+    return tab;
+  };
+  const frozen = [await open("iterator", "websocket"), await open("iterator", "sse"), await open("callbacks", "sse")];
+  const awake = await open("callbacks", "websocket");
+  const tabs = [...frozen, awake];
   here.publisher.publish(1, 2000);
   await reach(tabs, 2000);
-  const devtools = await freezable.context.newCDPSession(frozen.page);
-  await devtools.send("Page.setWebLifecycleState", { state: "frozen" });
+  const live = async (state) => {
+    for (const { page } of frozen) {
+      const devtools = await freezable.context.newCDPSession(page);
+      await devtools.send("Page.setWebLifecycleState", { state });
+    }
+  };
+  await live("frozen");
   const thaw = delay(30_000);
   here.publisher.publish(2001, LAST - 1);
   await awake.reaches(LAST - 1);
   await thaw;
-  assert.equal(await frozen.page.evaluate(() => tab.last), 2000, "the tab was not frozen");
-  await devtools.send("Page.setWebLifecycleState", { state: "active" });
+  for (const { page } of frozen) assert.equal(await page.evaluate(() => tab.last), 2000, "the tab was not frozen");
+  await live("active");
   await here.finish(tabs);
   await all(tabs, (tab) => assertWhole(tab, LAST));
 });

@@ -83,6 +83,53 @@ for (const habit of ["refuse", "swallow"]) {
   });
 }
 
+test("the fallback leads back: a minute later the next connection tries a WebSocket again", async () => {
+  await here.start(QUICKLY);
+  here.proxy.upgrade = "refuse";
+  const tabs = await here.twoTabs({
+    before: () => {
+      const now = Date.now;
+      globalThis.later = 0;
+      Date.now = () => now() + globalThis.later;
+    },
+  });
+  await runsOn(tabs, "sse");
+  const asked = () => here.proxy.requests.filter((line) => line.startsWith("GET /ws")).length;
+  const minuteLater = () => all(tabs, ({ page }) => page.evaluate(() => void (globalThis.later += 60_000)));
+  let connections = 1;
+  const reconnect = async () => {
+    here.proxy.cut();
+    connections++;
+    await all(tabs, (tab) =>
+      tab.until(
+        `connection ${connections}`,
+        (tab, connections) => tab.states.filter(({ state }) => state === "connected").length >= connections,
+        connections,
+      ),
+    );
+  };
+  const transports = () => all(tabs, (tab) => tab.transport());
+
+  here.publisher.publish(1, 3000);
+  await reach(tabs, 1000);
+  assert.equal(asked(), 2);
+  await reconnect();
+  assert.deepEqual([asked(), await transports()], [2, ["sse", "sse"]], "within the minute");
+  await minuteLater();
+  await reconnect();
+  assert.deepEqual([asked(), await transports()], [4, ["sse", "sse"]], "a minute later, and still blocked");
+  here.publisher.publish(3001, 6000);
+  await reach(tabs, 4000);
+  here.proxy.upgrade = "pass";
+  await minuteLater();
+  assert.deepEqual([asked(), await transports()], [4, ["sse", "sse"]], "a connection that works is left alone");
+  await reconnect();
+  assert.deepEqual([asked(), await transports()], [6, ["websocket", "websocket"]], "another minute later");
+  here.publisher.publish(6001, LAST - 1);
+  await here.finish(tabs);
+  await all(tabs, (tab) => assertWhole(tab, LAST));
+});
+
 test("a subscription in bincode goes on in JSON where the WebSocket is blocked midway", async () => {
   await here.start(QUICKLY);
   const tabs = await here.twoTabs({ codec: "bincode" });
