@@ -5,6 +5,7 @@
 //!
 //! * [`server`]: binds, starts the shards, accepts, drains.
 //! * [`http`]: what a connection is before it is a WebSocket, and the pages beside it.
+//! * [`admission`]: how many connections there may be.
 //! * [`connection`]: one upgraded socket, over [`websocket`]: frames, close handshake, no sockets of their own.
 //! * [`session`]: what a client may say, and what follows from it.
 //! * [`engine`]: gives a publish its place; [`hub`]: what the shards share, and the way to each of them.
@@ -21,6 +22,8 @@ pub mod cli;
 
 // The path of a message. No part of the crate's interface: public for the benches, the model tests and the conformance
 // program.
+#[doc(hidden)]
+pub mod admission;
 #[doc(hidden)]
 pub mod connection;
 #[doc(hidden)]

@@ -27,11 +27,6 @@ macro_rules! counters {
                 $(self.$field.store(counters.$field, Relaxed);)*
             }
 
-            /// Lets them see one figure between two of those: what new connections are admitted by.
-            pub fn store_connections(&self, connections: u64) {
-                self.connections.store(connections, Relaxed);
-            }
-
             fn load(&self) -> Counters {
                 Counters { $($field: self.$field.load(Relaxed),)* }
             }
@@ -97,6 +92,11 @@ impl Metrics {
         let mut sum = Counters::default();
         self.shards.iter().for_each(|shard| add(&mut sum, &shard.load()));
         sum
+    }
+
+    /// What the connections' buffers hold, over all shards, in bytes.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.buffer_bytes.load(Relaxed)).sum()
     }
 
     /// How many connections one shard has.

@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    admission::{Admission, Admissions},
     config::Config,
     engine::memory::Memory,
     http::{
@@ -187,6 +188,7 @@ pub async fn run(
     let hub = Arc::new(Hub::new(&config, inboxes.clone(), Box::new(Memory), random_epoch));
     let shared = Arc::new(Shared {
         metrics: Metrics::new(count, config.memory.outbox_bytes, config.memory.connection_bytes),
+        admissions: Admissions::new(config.server.max_connections),
         ready: AtomicBool::new(true),
         loopback,
         api: Arc::new(api::Shared::new(&config)),
@@ -235,6 +237,7 @@ struct Shared {
     config: Arc<Config>,
     hub: Arc<Hub>,
     metrics: Metrics,
+    admissions: Arc<Admissions>,
     ready: AtomicBool,
     loopback: bool,
     api: Arc<api::Shared>,
@@ -321,19 +324,16 @@ impl Drop for Slot {
 }
 
 impl Shared {
-    /// Whether one more WebSocket is welcome.
-    fn admit(&self) -> Result<(), String> {
-        let sum = self.metrics.sum();
+    /// Takes a place for one more connection, where it is welcome.
+    fn admit(&self) -> Result<Admission, String> {
         if !self.ready.load(Relaxed) {
             return Err("the broker is going".into());
         }
-        if sum.connections >= self.config.server.max_connections as u64 {
-            return Err(format!("server.max_connections: {} are connected", sum.connections));
-        }
-        if sum.buffer_bytes >= self.config.memory.connection_bytes {
+        if self.metrics.buffer_bytes() >= self.config.memory.connection_bytes {
             return Err("memory.connection_bytes: the budget is spent".into());
         }
-        Ok(())
+        let full = || format!("server.max_connections: {} are connected", self.admissions.most());
+        self.admissions.admit().ok_or_else(full)
     }
 }
 

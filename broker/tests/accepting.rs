@@ -6,12 +6,13 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
 };
 
 use tidegate::{
+    admission::Admissions,
     config::Config,
     engine::memory::Memory,
     http::{Origins, Site},
@@ -205,21 +206,109 @@ fn whoever_says_nothing_or_half_a_request_is_cut_in_time() {
     assert!(head(&mut stream).starts_with("http/1.1 101 "));
 }
 
+/// The ways in which a request becomes a connection of the broker's, and what it is told where it has.
+const WAYS: [(&str, &str); 4] = [
+    // At the door, and through hyper: there every request with a Content-Length goes.
+    ("GET /ws HTTP/1.1\r\n", "http/1.1 101 "),
+    ("GET /ws HTTP/1.1\r\nContent-Length: 0\r\n", "http/1.1 101 "),
+    ("GET /v1/subscribe?filter=a HTTP/1.1\r\n", "http/1.1 200 "),
+    ("POST /v1/sessions HTTP/1.1\r\nContent-Length: 0\r\n", "http/1.1 200 "),
+];
+
+impl Way {
+    fn all() -> impl Iterator<Item = Way> {
+        WAYS.into_iter().map(|(start, welcome)| {
+            let request = UPGRADE.replace("GET /ws HTTP/1.1\r\n", start) + "\r\n";
+            Way { request, welcome }
+        })
+    }
+
+    /// The connection where it is welcome; else it is told that there is no room.
+    fn enter(&self, address: SocketAddr) -> Option<TcpStream> {
+        let mut stream = connect(address);
+        stream.write_all(self.request.as_bytes()).unwrap();
+        let head = head(&mut stream);
+        if head.starts_with(self.welcome) {
+            return Some(stream);
+        }
+        assert!(head.starts_with("http/1.1 503 "), "{head}");
+        None
+    }
+
+    /// Tries until there is room, which a connection that is gone makes only when the broker knows.
+    fn enter_soon(&self, address: SocketAddr) -> TcpStream {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(stream) = self.enter(address) {
+                return stream;
+            }
+            assert!(Instant::now() < deadline, "no room after {:?}", self.request);
+            thread::yield_now();
+        }
+    }
+}
+
+/// One of [`WAYS`].
+struct Way {
+    request: String,
+    welcome: &'static str,
+}
+
 #[test]
 fn no_more_are_welcome_than_the_configuration_says() {
-    let server = server(|config| config.server.max_connections = 3);
-    let mut held = Vec::new();
-    let mut ask = || {
-        let mut stream = connect(server.address());
-        stream.write_all(format!("{UPGRADE}\r\n").as_bytes()).unwrap();
-        let head = head(&mut stream);
-        held.push(stream);
-        head.lines().next().unwrap().to_owned()
-    };
-    for _ in 0..3 {
-        assert!(ask().starts_with("http/1.1 101 "));
+    const ROOM: usize = 10;
+    let server = server(|config| (config.server.max_connections, config.server.shards) = (ROOM, 2));
+    let address = server.address();
+    for way in Way::all() {
+        // First while there is room, then each time after the others have made it by going.
+        let mut held: Vec<_> = std::iter::repeat_with(|| way.enter_soon(address)).take(ROOM).collect();
+        assert!(way.enter(address).is_none(), "one more than there is room for: {:?}", way.request);
+        held.pop();
+        held.push(way.enter_soon(address));
+        assert!(way.enter(address).is_none(), "one more than there is room for: {:?}", way.request);
     }
-    assert!(ask().starts_with("http/1.1 503 "));
+}
+
+#[test]
+fn of_many_at_once_exactly_as_many_are_welcome_as_there_is_room_for() {
+    const ROOM: usize = 10;
+    const MANY: usize = 64;
+    for round in 0..8 {
+        let server = server(|config| (config.server.max_connections, config.server.shards) = (ROOM, 2));
+        let address = server.address();
+        let start = Arc::new(Barrier::new(MANY));
+        let ways: Vec<_> = Way::all().collect();
+        let threads: Vec<_> = (0..MANY)
+            .map(|at| {
+                let start = start.clone();
+                // One way alone, then all of them side by side.
+                let way = if round < ways.len() { &ways[round] } else { &ways[at % ways.len()] };
+                let way = Way { request: way.request.clone(), ..*way };
+                thread::spawn(move || {
+                    start.wait();
+                    way.enter(address)
+                })
+            })
+            .collect();
+        // None may go before all have come.
+        let entered: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(entered.iter().flatten().count(), ROOM, "round {round}");
+    }
+}
+
+#[test]
+fn an_upgrade_that_comes_to_nothing_gives_its_place_back() {
+    let server = server(|config| (config.server.max_connections, config.server.shards) = (1, 2));
+    for way in Way::all() {
+        for _ in 0..20 {
+            let mut stream = connect(server.address());
+            // Without waiting for the answer, and with a reset: it may be met at any point of the way.
+            stream.write_all(way.request.as_bytes()).unwrap();
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(stream);
+            drop(way.enter_soon(server.address()));
+        }
+    }
 }
 
 /// Two shards as the server starts them, whose figures can be seen.
@@ -253,7 +342,7 @@ impl Shards {
                         handshake_timeout: Duration::from_secs(60),
                         ready: Box::new(|| true),
                         metrics: Box::new(String::new),
-                        admit: Box::new(|| Ok(())),
+                        admit: Box::new(|| Admissions::new(1).admit().ok_or_else(String::new)),
                         api: None,
                         demo: false,
                     });

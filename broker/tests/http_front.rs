@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use tidegate::http::{self, Origins, Site, Upgraded};
+use tidegate::{
+    admission::Admissions,
+    http::{self, Origins, Site, Upgraded},
+};
 use tidegate_protocol::Codec;
 
 /// The listener under test, on a thread of its own until the process ends.
@@ -54,21 +57,21 @@ impl Front {
         let (upgrades, upgraded) = mpsc::sync_channel(64);
         thread::spawn(move || {
             let scrapes = Cell::new(0);
-            let site =
-                Rc::new(Site {
-                    origins: Origins::new(&options.allowed_origins, options.loopback).expect("origins"),
-                    handshake_timeout: options.handshake_timeout,
-                    ready: Box::new(move || options.ready),
-                    metrics: Box::new(move || {
-                        scrapes.set(scrapes.get() + 1);
-                        format!("# TYPE scrapes counter\nscrapes {}\n", scrapes.get())
-                    }),
-                    admit: Box::new(move || {
-                        if options.full { Err("all connections are taken".into()) } else { Ok(()) }
-                    }),
-                    api: None,
-                    demo: false,
-                });
+            let site = Rc::new(Site {
+                origins: Origins::new(&options.allowed_origins, options.loopback).expect("origins"),
+                handshake_timeout: options.handshake_timeout,
+                ready: Box::new(move || options.ready),
+                metrics: Box::new(move || {
+                    scrapes.set(scrapes.get() + 1);
+                    format!("# TYPE scrapes counter\nscrapes {}\n", scrapes.get())
+                }),
+                admit: Box::new(move || {
+                    let admissions = Admissions::new(usize::from(!options.full));
+                    admissions.admit().ok_or_else(|| "all connections are taken".into())
+                }),
+                api: None,
+                demo: false,
+            });
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             tokio::task::LocalSet::new().block_on(&runtime, async {

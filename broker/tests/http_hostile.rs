@@ -13,6 +13,7 @@ use std::{
 use http::{Answer, Api, Events, PATIENCE};
 use serde_json::json;
 use tidegate::{
+    admission::Admissions,
     config::Config,
     engine::memory::Memory,
     http::{self as http_front, Origins, Site, api},
@@ -229,7 +230,7 @@ fn a_stream_of_events_gives_its_place_among_requests_back() {
             handshake_timeout: PATIENCE,
             ready: Box::new(|| true),
             metrics: Box::new(String::new),
-            admit: Box::new(|| Ok(())),
+            admit: Box::new(|| Admissions::new(1).admit().ok_or_else(String::new)),
             api: Some(api::Api::new(config, Arc::new(hub), orders, shared)),
             demo: false,
         });

@@ -14,12 +14,15 @@ use sha1::{Digest as _, Sha1};
 use tidegate_protocol::Codec;
 
 use super::{HEAD_BYTES, Site, check, upgrade};
+use crate::admission::Admission;
 
 /// A request that has become a WebSocket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Opened {
     /// How the client wants frames written.
     pub codec: Codec,
+    /// Its place among the connections.
+    pub admission: Admission,
     /// How long the request was, in bytes: behind it the client's frames begin.
     pub head: usize,
 }
@@ -34,7 +37,7 @@ pub fn open(bytes: &[u8], site: &Site, answer: &mut Vec<u8>) -> Option<Opened> {
     let (request, head) = parse(bytes)?;
     check(&request, site).ok()?;
     let asked = upgrade::check(&request, &site.origins).ok()?;
-    (site.admit)().ok()?;
+    let admission = (site.admit)().ok()?;
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY)?;
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     // Base64 of 20 bytes.
@@ -49,7 +52,7 @@ pub fn open(bytes: &[u8], site: &Site, answer: &mut Vec<u8>) -> Option<Opened> {
         answer.extend_from_slice(codec.subprotocol().as_bytes());
     }
     answer.extend_from_slice(b"\r\n\r\n");
-    Some(Opened { codec: asked.unwrap_or_default(), head })
+    Some(Opened { codec: asked.unwrap_or_default(), admission, head })
 }
 
 /// A whole `GET /ws` without a body, as hyper would read it, and its length.

@@ -55,6 +55,7 @@ use self::{
     rewind::Rewind,
     routes::{At, Does},
 };
+use crate::admission::Admission;
 
 /// What a listener's connections share.
 pub struct Site {
@@ -67,8 +68,9 @@ pub struct Site {
     pub ready: Box<dyn Fn() -> bool>,
     /// The text of `/metrics`, in Prometheus' format.
     pub metrics: Box<dyn Fn() -> String>,
-    /// Whether a further WebSocket is welcome; else the reason, for a person, and the client gets 503.
-    pub admit: Box<dyn Fn() -> Result<(), String>>,
+    /// Takes a place for a further connection where it is welcome; else the reason, for a person, and the client gets
+    /// 503.
+    pub admit: Box<dyn Fn() -> Result<Admission, String>>,
     /// What is under `/v1`; nothing where it is absent.
     pub api: Option<Api>,
     /// Whether the pages of `tidegate demo` are served too.
@@ -84,6 +86,8 @@ pub struct Upgraded {
     pub leftover: Bytes,
     /// How it wants frames written.
     pub codec: Codec,
+    /// Its place among the connections.
+    pub admission: Admission,
     /// Where it comes from.
     pub peer: SocketAddr,
 }
@@ -160,13 +164,13 @@ pub async fn serve(stream: TcpStream, begun: Begun, site: Rc<Site>, slot: impl A
             }
         }
     }
-    let (upgrade, codec) = turn.upgrade.take()?;
+    let Upgrade { upgrade, codec, admission } = turn.upgrade.take()?;
     let websocket = timeout(site.handshake_timeout, upgrade).await.ok()?.ok()?;
     let parts = websocket.into_inner().into_inner().downcast::<TokioIo<Rewind>>().ok()?;
     let (stream, begun) = parts.io.into_inner().into_parts();
     // hyper has room for more than the first read brought, and so has taken all of it; if it had not, this is the order.
     let leftover = if begun.is_empty() { parts.read_buf } else { [parts.read_buf, begun].concat().into() };
-    Some(Upgraded { stream: stream.into_std().ok()?, leftover, codec, peer })
+    Some(Upgraded { stream: stream.into_std().ok()?, leftover, codec, admission, peer })
 }
 
 /// What one connection's requests leave for the loop around them.
@@ -176,7 +180,14 @@ struct Turn {
     since: Cell<Instant>,
     phase: RefCell<Phase>,
     slot: RefCell<Option<Box<dyn Any>>>,
-    upgrade: RefCell<Option<(UpgradeFut, Codec)>>,
+    upgrade: RefCell<Option<Upgrade>>,
+}
+
+/// A connection that is about to be a WebSocket.
+struct Upgrade {
+    upgrade: UpgradeFut,
+    codec: Codec,
+    admission: Admission,
 }
 
 /// What the time of a connection goes into.
@@ -365,7 +376,7 @@ fn nothing_at(path: &str) -> Refusal {
 
 fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> Result<Answer, Refusal> {
     let asked = upgrade::check(request, &site.origins)?;
-    (site.admit)().map_err(Refusal::unavailable)?;
+    let admission = (site.admit)().map_err(Refusal::unavailable)?;
     let (response, upgrade) = fastwebsockets::upgrade::upgrade(request)
         .map_err(|_| Refusal::bad_request("not a WebSocket handshake"))?;
     let mut response = response.map(|_| Body::default());
@@ -374,7 +385,7 @@ fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> 
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(codec.subprotocol()));
     }
-    turn.upgrade.replace(Some((upgrade, asked.unwrap_or_default())));
+    turn.upgrade.replace(Some(Upgrade { upgrade, codec: asked.unwrap_or_default(), admission }));
     Ok(response)
 }
 

@@ -22,7 +22,7 @@ use mio::{Interest, Token, net::TcpStream};
 use slab::Slab;
 use tokio::sync::mpsc;
 
-use super::{Order, Shard};
+use super::{Begin, Order, Shard};
 use crate::http::{Begun, Site, door};
 
 /// The listener's token, and below it those of fresh sockets: no connection has one, since the slab's places end before.
@@ -255,7 +255,8 @@ impl Shard {
             Err(_) => return,
         };
         let rest = &acceptor.answer[written..];
-        if let Err(error) = self.insert(fresh.stream, from.is_some(), leftover, opened.codec, rest) {
+        let begin = Begin { registered: from.is_some(), leftover, codec: opened.codec, rest };
+        if let Err(error) = self.insert(fresh.stream, begin, opened.admission) {
             tracing::debug!(%error, "connection lost at its start");
         }
     }

@@ -11,6 +11,7 @@ use tidegate_protocol::{
 
 use super::control::{Control, What};
 use crate::{
+    admission::Admission,
     connection::Connection,
     engine::Submission,
     hub::Reach,
@@ -29,6 +30,8 @@ pub struct Key {
 pub struct Client {
     /// The place in the slab, and above it a generation: a late event must not reach the place's next owner.
     pub token: usize,
+    /// Held as long as it is here.
+    pub admission: Admission,
     pub connection: Connection,
     pub codec: Codec,
     pub session: Session,
@@ -112,6 +115,7 @@ impl Client {
     /// A connection that asked for nothing yet, and is looked at first for its first ping.
     pub fn new(
         token: usize,
+        admission: Admission,
         connection: Connection,
         codec: Codec,
         session: Session,
@@ -120,6 +124,7 @@ impl Client {
     ) -> Self {
         Self {
             token,
+            admission,
             connection,
             codec,
             session,

@@ -61,6 +61,7 @@ use self::{
     inbox::Inbox,
 };
 use crate::{
+    admission::Admission,
     config::Config,
     connection::{Connection, ReadOutcome},
     http::Upgraded,
@@ -88,12 +89,25 @@ pub enum Order {
     Adopt(Upgraded),
     /// It may be this shard's turn to accept.
     Accept,
-    /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames. Non-blocking.
-    AdoptPair(UnixStream),
+    /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames, and its place
+    /// among the connections. Non-blocking.
+    AdoptPair(UnixStream, Admission),
     /// What came over HTTP to be published.
     Publish(Vec<Errand>),
     /// Tell every client to come back elsewhere, close, and end when all are gone or at the deadline.
     Drain { deadline: Instant },
+}
+
+/// How a connection begins.
+#[derive(Default)]
+struct Begin<'a> {
+    /// Whether its socket is registered already.
+    registered: bool,
+    /// What was read of it.
+    leftover: Bytes,
+    codec: Codec,
+    /// What the kernel did not take of what was said before.
+    rest: &'a [u8],
 }
 
 /// See the module.
@@ -502,12 +516,11 @@ impl Shard {
                 }
             }
             Order::Accept => self.acceptor.iter_mut().for_each(Acceptor::on_call),
-            Order::AdoptPair(pair) => {
+            Order::AdoptPair(pair, admission) => {
                 // What a connection asks of its stream, a socket pair does as well.
                 let stream = std::net::TcpStream::from(OwnedFd::from(pair));
-                if let Err(error) =
-                    self.insert(mio::net::TcpStream::from_std(stream), false, Bytes::new(), Codec::Json, &[])
-                {
+                let stream = mio::net::TcpStream::from_std(stream);
+                if let Err(error) = self.insert(stream, Begin::default(), admission) {
                     tracing::debug!(%error, "a pair was not adopted");
                 }
             }
@@ -521,21 +534,20 @@ impl Shard {
     }
 
     fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
-        let Upgraded { stream, leftover, codec, .. } = upgraded;
+        let Upgraded { stream, leftover, codec, admission, .. } = upgraded;
         set_options(&stream)?;
-        self.insert(mio::net::TcpStream::from_std(stream), false, leftover, codec, &[])
+        let begin = Begin { leftover, codec, ..Begin::default() };
+        self.insert(mio::net::TcpStream::from_std(stream), begin, admission)
     }
 
-    /// Takes a connection over a socket whose options are set, and which may be `registered` already. `rest` is what the
-    /// kernel did not take of what was said before.
+    /// Takes a connection over a socket whose options are set.
     fn insert(
         &mut self,
         stream: mio::net::TcpStream,
-        registered: bool,
-        leftover: Bytes,
-        codec: Codec,
-        rest: &[u8],
+        begin: Begin<'_>,
+        admission: Admission,
     ) -> io::Result<()> {
+        let Begin { registered, leftover, codec, rest } = begin;
         let now = Instant::now();
         let has_leftover = !leftover.is_empty();
         let mut connection = Connection::new(stream, leftover, now);
@@ -555,11 +567,10 @@ impl Shard {
         let next_ping = now + ping.mul_f64(0.5 + fastrand::f64() / 2.0);
         let id: Arc<str> = format!("c{:016x}", self.random()).into();
         let session = Session::new(id);
-        self.dispatch.delivery.clients.insert(Client::new(token, connection, codec, session, now, next_ping));
+        let client = Client::new(token, admission, connection, codec, session, now, next_ping);
+        self.dispatch.delivery.clients.insert(client);
         self.checks.push(Reverse((next_ping, token)));
         self.dispatch.delivery.counters.opened += 1;
-        // The next is admitted by it.
-        self.metrics.store_connections(self.dispatch.delivery.clients.len() as u64);
         if has_leftover {
             self.dispatch.delivery.clients[place].reading = true;
             self.reads.push_back(place as u32);

@@ -16,6 +16,7 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, Waker, event::Event};
 use tidegate::{
+    admission::Admissions,
     connection::{Connection, ReadOutcome},
     http::{self, Origins, Site, Upgraded},
     websocket::{Kind, ReaderLimits, writer::push_frame},
@@ -84,7 +85,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
         handshake_timeout: Duration::from_secs(5),
         ready: Box::new(|| true),
         metrics: Box::new(String::new),
-        admit: Box::new(|| Ok(())),
+        admit: Box::new(|| Admissions::new(1).admit().ok_or_else(String::new)),
         api: None,
         demo: false,
     });

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use tidegate::{
+    admission::Admissions,
     config::Config,
     connection::Connection,
     engine::{Request, Submission, memory::Memory},
@@ -92,8 +93,9 @@ impl Port {
         let connection = Connection::new(mio::net::TcpStream::from_std(stream), Bytes::new(), now);
         let at = delivery.clients.vacant_key();
         self.generation += 1;
+        let admission = Admissions::new(1).admit().unwrap();
         let (token, session) = (token(self.generation, at), Session::new("me".into()));
-        delivery.clients.insert(Client::new(token, connection, codec, session, now, now));
+        delivery.clients.insert(Client::new(token, admission, connection, codec, session, now, now));
         (at as At, theirs)
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use tidegate::{
+    admission::Admissions,
     config::Config,
     engine::memory::Memory,
     http::Upgraded,
@@ -151,7 +152,8 @@ async fn connect(
     ours.set_nodelay(true)?;
     ours.set_nonblocking(true)?;
     stream.set_nonblocking(true)?;
-    let upgraded = Upgraded { stream, leftover: Default::default(), codec, peer };
+    let admission = Admissions::new(1).admit().expect("the first");
+    let upgraded = Upgraded { stream, leftover: Default::default(), codec, admission, peer };
     orders.send(Order::Adopt(upgraded)).await.map_err(|_| io::Error::other("the shard has ended"))?;
     Ok(ours)
 }

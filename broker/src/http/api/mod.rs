@@ -245,11 +245,11 @@ impl Api {
 
     /// A new connection of the shard's.
     async fn connect(&self, site: &Site) -> Result<(Listener, Arc<Speaker>), Refusal> {
-        (site.admit)().map_err(Refusal::unavailable)?;
+        let admission = (site.admit)().map_err(Refusal::unavailable)?;
         let (theirs, listener, speaker) =
             bridge::open().map_err(|error| Refusal::unavailable(error.to_string()))?;
         let gone = |_| Refusal::error(ErrorCode::Draining, "the broker is going");
-        self.orders.send(Order::AdoptPair(theirs)).await.map_err(gone)?;
+        self.orders.send(Order::AdoptPair(theirs, admission)).await.map_err(gone)?;
         Ok((listener, speaker))
     }
 }
