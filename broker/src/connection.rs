@@ -23,6 +23,8 @@ use crate::websocket::{
 /// The answers to pings that may wait for one connection, in bytes with their heads. Room for a burst: Autobahn's 2.10
 /// wants each of ten pings answered, where the RFC asks for the last one's answer only.
 const PONG_BYTES: usize = 2048;
+/// Data up to so many bytes is copied behind what is pending, to be one write with it.
+const JOINED_BYTES: usize = 4096;
 
 /// One WebSocket connection over a non-blocking socket that its owner polls edge-triggered.
 ///
@@ -335,12 +337,19 @@ impl Connection {
     fn write_out(&mut self, data: &[u8]) -> io::Result<(Written, bool)> {
         let mut progress = false;
         let mut taken = 0;
+        let before_close = self.pending.as_ref().is_some_and(|pending| pending.close.is_some());
+        let takes_data = !data.is_empty() && (self.handshake.is_open() || before_close);
+        if let Some(pending) = &mut self.pending
+            && takes_data
+            && data.len() <= JOINED_BYTES
+        {
+            taken = pending.send_with(data, &mut self.stream, &mut progress)?;
+        }
         if !self.write_pending(&mut progress)? {
             return Ok((Written { taken, blocked: true }, progress));
         }
-        let before_close = self.pending.as_ref().is_some_and(|pending| pending.close.is_some());
-        if !data.is_empty() && (self.handshake.is_open() || before_close) {
-            taken = send(&mut self.stream, data)?;
+        if takes_data && taken < data.len() {
+            taken += send(&mut self.stream, &data[taken..])?;
             progress |= taken > 0;
             if taken < data.len() {
                 return Ok((Written { taken, blocked: true }, progress));
@@ -415,6 +424,25 @@ impl Pending {
             push_frame(&mut self.bytes, Opcode::Ping, &[]);
         }
         !self.bytes.is_empty()
+    }
+
+    /// Sends what is pending but a close frame, and `data` behind it, in one write. How much of `data` the kernel took:
+    /// none where there is nothing to join it to, or more than one write's worth before it.
+    fn send_with(&mut self, data: &[u8], stream: &mut TcpStream, progress: &mut bool) -> io::Result<usize> {
+        if self.at == self.bytes.len() {
+            self.refill();
+        }
+        if self.bytes.is_empty() || !self.pongs.is_empty() || self.ping {
+            return Ok(0);
+        }
+        let own = self.bytes.len();
+        self.bytes.extend_from_slice(data);
+        let sent = send(stream, &self.bytes[self.at..]);
+        self.bytes.truncate(own);
+        let end = self.at + sent?;
+        *progress |= end > self.at;
+        self.at = end.min(own);
+        Ok(end - self.at)
     }
 
     /// Queues a pong. Where there is no room, what waits gives way: only the newest ping needs an answer (RFC 6455,

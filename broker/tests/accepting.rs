@@ -119,7 +119,11 @@ fn a_request_has_the_same_answer_whole_in_two_pieces_and_byte_by_byte() {
         UPGRADE.replace("ZQ==", "") + "\r\n",
         UPGRADE.replace("HTTP/1.1", "HTTP/1.0") + "\r\n",
         UPGRADE.replace("GET", "POST") + "\r\n",
+        UPGRADE.replace("/ws", "/ws?") + "\r\n",
         UPGRADE.replace("/ws", "/ws?x=1") + "\r\n",
+        UPGRADE.replace("/ws", "/ws?subscribe=a.*&from=last:1&subscribe=%E2%9C%93") + "\r\n",
+        UPGRADE.replace("/ws", "/ws?subscribe=a.>") + "\r\n",
+        UPGRADE.replace("/ws", "/ws?subscribe=a..b") + "\r\n",
         UPGRADE.replace("/ws", "/wsx") + "\r\n",
         UPGRADE.replace("/ws", "http://localhost/ws") + "\r\n",
         UPGRADE.replace("/ws", "http://elsewhere/ws") + "\r\n",
@@ -154,7 +158,7 @@ fn a_request_has_the_same_answer_whole_in_two_pieces_and_byte_by_byte() {
             );
         }
     }
-    assert_eq!(opened, 9, "what is welcome is, both ways");
+    assert_eq!(opened, 10, "what is welcome is, both ways");
 }
 
 #[test]
@@ -207,10 +211,12 @@ fn whoever_says_nothing_or_half_a_request_is_cut_in_time() {
 }
 
 /// The ways in which a request becomes a connection of the broker's, and what it is told where it has.
-const WAYS: [(&str, &str); 4] = [
+const WAYS: [(&str, &str); 6] = [
     // At the door, and through hyper: there every request with a Content-Length goes.
     ("GET /ws HTTP/1.1\r\n", "http/1.1 101 "),
     ("GET /ws HTTP/1.1\r\nContent-Length: 0\r\n", "http/1.1 101 "),
+    ("GET /ws?subscribe=a HTTP/1.1\r\n", "http/1.1 101 "),
+    ("GET /ws?subscribe=a HTTP/1.1\r\nContent-Length: 0\r\n", "http/1.1 101 "),
     ("GET /v1/subscribe?filter=a HTTP/1.1\r\n", "http/1.1 200 "),
     ("POST /v1/sessions HTTP/1.1\r\nContent-Length: 0\r\n", "http/1.1 200 "),
 ];

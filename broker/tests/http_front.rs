@@ -202,7 +202,7 @@ fn a_handshake_becomes_a_websocket_with_the_accept_of_its_key() {
     assert_eq!(answer.header("sec-websocket-protocol"), None, "none was asked for");
     assert_eq!(answer.header("sec-websocket-extensions"), None);
     let upgraded = front.upgraded.recv().expect("it is handed over");
-    assert_eq!(upgraded.codec, Codec::Json);
+    assert_eq!(upgraded.admitted.codec, Codec::Json);
     assert_eq!(upgraded.leftover.len(), 0);
     assert_eq!(upgraded.peer, client.stream.local_addr().unwrap());
 
@@ -271,7 +271,7 @@ fn the_first_subprotocol_that_is_spoken_here_is_taken() {
         let answer = front.ask(&handshake(&[], &format!("Sec-WebSocket-Protocol: {asked}")));
         assert_eq!(answer.status, 101, "{asked}");
         assert_eq!(answer.header("sec-websocket-protocol"), Some(codec.subprotocol()), "{asked}");
-        assert_eq!(front.upgraded.recv().expect("it is handed over").codec, codec, "{asked}");
+        assert_eq!(front.upgraded.recv().expect("it is handed over").admitted.codec, codec, "{asked}");
     }
     for asked in ["mqtt", "tidegate.v2.json", "TIDEGATE.V1.JSON", "graphql-ws, mqtt"] {
         let message = front.ask(&handshake(&[], &format!("Sec-WebSocket-Protocol: {asked}"))).refused(400);

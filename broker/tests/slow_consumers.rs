@@ -50,7 +50,7 @@ const CONSTANT_BYTES: u64 = 8 << 20;
 const RECEIVE_BUFFER: u32 = 2304;
 
 /// Clocks that do not matter here stand still.
-const CONFIG: &str = "[websocket]\nping_interval = \"1h\"\nclose_timeout = \"1m\"\n";
+const CONFIG: &str = "[websocket]\nping_interval = \"1h\"\nclose_timeout = \"1h\"\n";
 
 /// Subscribes to the one topic there is.
 async fn subscribe(raw: &mut Raw, overflow: &str) -> Value {
@@ -195,7 +195,7 @@ fn raise_open_files() {
 async fn ten_readers_that_stall_cost_their_bound_and_a_thousand_others_nothing() {
     raise_open_files();
     // So that a batch gathers to one flush of several WebSocket messages.
-    let broker = Broker::configured(&format!("{CONFIG}flush_interval = \"5ms\"\n"));
+    let broker = Broker::configured(&format!("{CONFIG}flush_interval = \"5ms\"\nstall_timeout = \"1h\"\n"));
     let (address, url) = (broker.address(), broker.url());
 
     let mut unread = Vec::new();

@@ -11,18 +11,14 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use sha1::{Digest as _, Sha1};
-use tidegate_protocol::Codec;
 
-use super::{HEAD_BYTES, Site, check, upgrade};
-use crate::admission::Admission;
+use super::{Admitted, HEAD_BYTES, Site, check, upgrade};
 
 /// A request that has become a WebSocket.
 #[derive(Debug)]
 pub struct Opened {
-    /// How the client wants frames written.
-    pub codec: Codec,
-    /// Its place among the connections.
-    pub admission: Admission,
+    /// What it came to.
+    pub admitted: Admitted,
     /// How long the request was, in bytes: behind it the client's frames begin.
     pub head: usize,
 }
@@ -47,12 +43,12 @@ pub fn open(bytes: &[u8], site: &Site, answer: &mut Vec<u8>) -> Option<Opened> {
         b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ",
     );
     answer.extend_from_slice(&accept);
-    if let Some(codec) = asked {
+    if let Some(codec) = asked.codec {
         answer.extend_from_slice(b"\r\nsec-websocket-protocol: ");
         answer.extend_from_slice(codec.subprotocol().as_bytes());
     }
     answer.extend_from_slice(b"\r\n\r\n");
-    Some(Opened { codec: asked.unwrap_or_default(), admission, head })
+    Some(Opened { admitted: asked.admitted(admission), head })
 }
 
 /// A whole `GET /ws` without a body, as hyper would read it, and its length.

@@ -31,7 +31,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tidegate_protocol::Codec;
+use tidegate_protocol::{Codec, frame::Subscribe};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout, timeout_at},
@@ -84,12 +84,21 @@ pub struct Upgraded {
     pub stream: std::net::TcpStream,
     /// What the client sent right behind its request: the beginning of its frames.
     pub leftover: Bytes,
-    /// How it wants frames written.
-    pub codec: Codec,
-    /// Its place among the connections.
-    pub admission: Admission,
+    /// What its request came to.
+    pub admitted: Admitted,
     /// Where it comes from.
     pub peer: SocketAddr,
+}
+
+/// What a request came to that becomes a connection of the broker's.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its place among the connections.
+    pub admission: Admission,
+    /// How the client wants frames written.
+    pub codec: Codec,
+    /// What it subscribed to by its URL: as if the client had sent these frames first.
+    pub subscribes: Vec<Subscribe>,
 }
 
 /// A request's head, or the part of a burst of requests that hyper reads ahead, in bytes; beyond it: 431. Room for a token
@@ -164,13 +173,13 @@ pub async fn serve(stream: TcpStream, begun: Begun, site: Rc<Site>, slot: impl A
             }
         }
     }
-    let Upgrade { upgrade, codec, admission } = turn.upgrade.take()?;
+    let (upgrade, admitted) = turn.upgrade.take()?;
     let websocket = timeout(site.handshake_timeout, upgrade).await.ok()?.ok()?;
     let parts = websocket.into_inner().into_inner().downcast::<TokioIo<Rewind>>().ok()?;
     let (stream, begun) = parts.io.into_inner().into_parts();
     // hyper has room for more than the first read brought, and so has taken all of it; if it had not, this is the order.
     let leftover = if begun.is_empty() { parts.read_buf } else { [parts.read_buf, begun].concat().into() };
-    Some(Upgraded { stream: stream.into_std().ok()?, leftover, codec, admission, peer })
+    Some(Upgraded { stream: stream.into_std().ok()?, leftover, admitted, peer })
 }
 
 /// What one connection's requests leave for the loop around them.
@@ -180,14 +189,7 @@ struct Turn {
     since: Cell<Instant>,
     phase: RefCell<Phase>,
     slot: RefCell<Option<Box<dyn Any>>>,
-    upgrade: RefCell<Option<Upgrade>>,
-}
-
-/// A connection that is about to be a WebSocket.
-struct Upgrade {
-    upgrade: UpgradeFut,
-    codec: Codec,
-    admission: Admission,
+    upgrade: RefCell<Option<(UpgradeFut, Admitted)>>,
 }
 
 /// What the time of a connection goes into.
@@ -380,12 +382,12 @@ fn open_websocket(request: &mut Request<Incoming>, site: &Site, turn: &Turn) -> 
     let (response, upgrade) = fastwebsockets::upgrade::upgrade(request)
         .map_err(|_| Refusal::bad_request("not a WebSocket handshake"))?;
     let mut response = response.map(|_| Body::default());
-    if let Some(codec) = asked {
+    if let Some(codec) = asked.codec {
         response
             .headers_mut()
             .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(codec.subprotocol()));
     }
-    turn.upgrade.replace(Some(Upgrade { upgrade, codec: asked.unwrap_or_default(), admission }));
+    turn.upgrade.replace(Some((upgrade, asked.admitted(admission))));
     Ok(response)
 }
 

@@ -6,15 +6,31 @@ use base64::{
     engine::general_purpose::{GeneralPurpose, PAD},
 };
 use hyper::{HeaderMap, Method, Request, Version, header};
-use tidegate_protocol::Codec;
+use tidegate_protocol::{Codec, frame::Subscribe};
 
-use super::{Origins, origin::Host, refusal::Refusal};
+use super::{Admitted, Origins, api::subscription, origin::Host, refusal::Refusal};
+use crate::admission::Admission;
 
-/// Whether the request may become a WebSocket, and the codec of the first subprotocol it asks for that we speak; `None`
-/// where it asks for none at all.
+/// What a request asks for beside the upgrade.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Of the first subprotocol it names that we speak; `None` where it names none at all.
+    pub(super) codec: Option<Codec>,
+    subscribes: Vec<Subscribe>,
+}
+
+impl Asked {
+    /// What comes of it where there is a place.
+    pub(super) fn admitted(self, admission: Admission) -> Admitted {
+        let Self { codec, subscribes } = self;
+        Admitted { admission, codec: codec.unwrap_or_default(), subscribes }
+    }
+}
+
+/// Whether the request may become a WebSocket, and what it asks for.
 ///
 /// The request's `Host` is taken to have been checked.
-pub(super) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<Option<Codec>, Refusal> {
+pub(super) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<Asked, Refusal> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Refusal::method("GET"));
@@ -36,7 +52,7 @@ pub(super) fn check<B>(request: &Request<B>, origins: &Origins) -> Result<Option
         return Err(Refusal::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"));
     }
     check_origin(headers, origins)?;
-    subprotocol(headers)
+    Ok(Asked { codec: subprotocol(headers)?, subscribes: subscription::of_websocket(request.uri().query())? })
 }
 
 /// 16 bytes in base64.

@@ -249,14 +249,17 @@ impl Shard {
             return (acceptor.front.serve)(stream.into(), begun);
         };
         let leftover = Bytes::copy_from_slice(&begun[opened.head..]);
-        let written = match fresh.stream.write(&acceptor.answer) {
-            Ok(written) => written,
-            Err(error) if is_for_later(&error) => 0,
-            Err(_) => return,
+        // Where acks come behind it, all of that goes in one write.
+        let alone = opened.admitted.subscribes.is_empty();
+        let written = match alone.then(|| fresh.stream.write(&acceptor.answer)) {
+            None => 0,
+            Some(Ok(written)) => written,
+            Some(Err(error)) if is_for_later(&error) => 0,
+            Some(Err(_)) => return,
         };
         let rest = &acceptor.answer[written..];
-        let begin = Begin { registered: from.is_some(), leftover, codec: opened.codec, rest };
-        if let Err(error) = self.insert(fresh.stream, begin, opened.admission) {
+        let begin = Begin { registered: from.is_some(), leftover, rest, blocked: alone && !rest.is_empty() };
+        if let Err(error) = self.insert(fresh.stream, begin, opened.admitted) {
             tracing::debug!(%error, "connection lost at its start");
         }
     }

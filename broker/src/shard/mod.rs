@@ -48,7 +48,7 @@ use std::{
 use bytes::Bytes;
 use mio::{Events, Interest, Token};
 use tidegate_protocol::{
-    ClientFrame, CloseCode, Codec, Filter, ServerFrame, codec::DecodeError, frame::Overflow, topic::Topics,
+    ClientFrame, CloseCode, Filter, ServerFrame, codec::DecodeError, frame::Overflow, topic::Topics,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
@@ -61,10 +61,9 @@ use self::{
     inbox::Inbox,
 };
 use crate::{
-    admission::Admission,
     config::Config,
     connection::{Connection, ReadOutcome},
-    http::Upgraded,
+    http::{Admitted, Upgraded},
     hub::Hub,
     metrics::Published as PublishedMetrics,
     session::{Action, Rules, Session},
@@ -89,9 +88,8 @@ pub enum Order {
     Adopt(Upgraded),
     /// It may be this shard's turn to accept.
     Accept,
-    /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames, and its place
-    /// among the connections. Non-blocking.
-    AdoptPair(UnixStream, Admission),
+    /// The end of a socket pair on which another part of this process speaks WebSocket, in JSON frames. Non-blocking.
+    AdoptPair(UnixStream, Admitted),
     /// What came over HTTP to be published.
     Publish(Vec<Errand>),
     /// Tell every client to come back elsewhere, close, and end when all are gone or at the deadline.
@@ -105,9 +103,10 @@ struct Begin<'a> {
     registered: bool,
     /// What was read of it.
     leftover: Bytes,
-    codec: Codec,
-    /// What the kernel did not take of what was said before.
+    /// What goes before all frames.
     rest: &'a [u8],
+    /// Whether the kernel has taken no more of it already.
+    blocked: bool,
 }
 
 /// See the module.
@@ -516,11 +515,11 @@ impl Shard {
                 }
             }
             Order::Accept => self.acceptor.iter_mut().for_each(Acceptor::on_call),
-            Order::AdoptPair(pair, admission) => {
+            Order::AdoptPair(pair, admitted) => {
                 // What a connection asks of its stream, a socket pair does as well.
                 let stream = std::net::TcpStream::from(OwnedFd::from(pair));
                 let stream = mio::net::TcpStream::from_std(stream);
-                if let Err(error) = self.insert(stream, Begin::default(), admission) {
+                if let Err(error) = self.insert(stream, Begin::default(), admitted) {
                     tracing::debug!(%error, "a pair was not adopted");
                 }
             }
@@ -534,10 +533,10 @@ impl Shard {
     }
 
     fn adopt(&mut self, upgraded: Upgraded) -> io::Result<()> {
-        let Upgraded { stream, leftover, codec, admission, .. } = upgraded;
+        let Upgraded { stream, leftover, admitted, .. } = upgraded;
         set_options(&stream)?;
-        let begin = Begin { leftover, codec, ..Begin::default() };
-        self.insert(mio::net::TcpStream::from_std(stream), begin, admission)
+        let begin = Begin { leftover, ..Begin::default() };
+        self.insert(mio::net::TcpStream::from_std(stream), begin, admitted)
     }
 
     /// Takes a connection over a socket whose options are set.
@@ -545,9 +544,10 @@ impl Shard {
         &mut self,
         stream: mio::net::TcpStream,
         begin: Begin<'_>,
-        admission: Admission,
+        admitted: Admitted,
     ) -> io::Result<()> {
-        let Begin { registered, leftover, codec, rest } = begin;
+        let Begin { registered, leftover, rest, blocked } = begin;
+        let Admitted { admission, codec, subscribes } = admitted;
         let now = Instant::now();
         let has_leftover = !leftover.is_empty();
         let mut connection = Connection::new(stream, leftover, now);
@@ -575,8 +575,11 @@ impl Shard {
             self.dispatch.delivery.clients[place].reading = true;
             self.reads.push_back(place as u32);
         }
-        if !rest.is_empty() {
-            self.dispatch.delivery.clients[place].blocked = true;
+        self.dispatch.delivery.clients[place].blocked = blocked;
+        if !subscribes.is_empty() {
+            self.frames.extend(subscribes.into_iter().map(|subscribe| Ok(ClientFrame::Subscribe(subscribe))));
+            self.carry_out_frames(place as u32);
+            self.dispatch.delivery.flush(place as u32);
         }
         if self.draining.is_some() {
             self.say_goodbye(place as u32);

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tidegate::{config::Config, server::Server};
 
 /// Longer than anything here takes on the slowest machine; reached only when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Api {
     server: Option<Server>,

@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 };
 
 /// Longer than anything here takes on the slowest machine; reached only when something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,

@@ -12,7 +12,7 @@ use tidegate::{
     admission::Admissions,
     config::Config,
     engine::memory::Memory,
-    http::Upgraded,
+    http::{Admitted, Upgraded},
     hub::Hub,
     metrics::Metrics,
     shard::{Order, Parts, Shard, inbox::Inbox},
@@ -153,7 +153,8 @@ async fn connect(
     ours.set_nonblocking(true)?;
     stream.set_nonblocking(true)?;
     let admission = Admissions::new(1).admit().expect("the first");
-    let upgraded = Upgraded { stream, leftover: Default::default(), codec, admission, peer };
+    let admitted = Admitted { admission, codec, subscribes: Vec::new() };
+    let upgraded = Upgraded { stream, leftover: Default::default(), admitted, peer };
     orders.send(Order::Adopt(upgraded)).await.map_err(|_| io::Error::other("the shard has ended"))?;
     Ok(ours)
 }

@@ -3,6 +3,7 @@
 //! * `publish`: one message or a batch; the shard gives them to the engine.
 //! * `read`: history, topics and streams, straight from the logs.
 //! * `events`: server-sent events, over a `bridge` to a connection of the shard's; `session`: the SDK's own, both ways.
+//! * `subscription`: what a query subscribes to.
 //! * `query`, `position`, `body`: how a request's parts are read, and bounded.
 
 use std::{sync::Arc, time::Duration};
@@ -14,10 +15,7 @@ use hyper::{
     header::{self, HeaderValue},
 };
 use serde_json::{Value, json};
-use tidegate_protocol::{
-    ClientFrame, Codec, ErrorCode, Filter, From,
-    frame::{Overflow, Subscribe},
-};
+use tidegate_protocol::{Codec, ErrorCode, From, frame::Subscribe};
 use tokio::sync::mpsc;
 
 use self::{
@@ -25,8 +23,9 @@ use self::{
     events::{Follow, Form},
     position::integer,
     query::Query,
+    subscription::Terms,
 };
-use super::{Answer, Body, Site, Turn, refusal::Refusal, respond};
+use super::{Admitted, Answer, Body, Site, Turn, refusal::Refusal, respond};
 use crate::{config::Config, hub::Hub, shard::Order};
 
 mod body;
@@ -37,6 +36,7 @@ mod publish;
 mod query;
 mod read;
 mod session;
+pub(super) mod subscription;
 
 pub(super) use self::events::{Events, Progress};
 pub(crate) use self::{body::Bodies, session::Sessions};
@@ -159,36 +159,18 @@ impl Api {
     async fn subscribe(&self, asked: &Asked<'_>, site: &Site) -> Result<Answer, Refusal> {
         let mut query = Query::parse(asked.query)?;
         let filter = query.take("filter").ok_or_else(|| bad_field("`filter` is missing"))?;
-        let filter = Filter::parse(&filter)
-            .map_err(|error| Refusal::error(ErrorCode::FilterInvalid, format!("not a filter: {error}")))?;
-        let from = query.take("from").map_or(Ok(From::Live), |from| position::read_from(&from))?;
-        let overflow = query.take("overflow").map(|name| {
-            serde_json::from_value::<Overflow>(json!(name)).map_err(|_| bad_field("`overflow` is no policy"))
-        });
-        let (limit, limit_bytes) = (query.take_count("limit")?, query.take_count("limit_bytes")?);
-        query.end()?;
+        let mut terms = Terms::read(query)?;
         let had = match asked.headers.get("last-event-id").filter(|id| !id.is_empty()) {
             None => Vec::new(),
             Some(id) => position::read(id.to_str().map_err(|_| bad_field("Last-Event-ID is not text"))?)?,
         };
-        let last = matches!(from, From::Last { .. });
-        let from = if had.is_empty() { from } else { position::resume(&had, from) };
-        let again = if matches!(from, From::Last { .. }) { had } else { Vec::new() };
-        let last = last && matches!(from, From::Last { .. });
-        let subscribe = ClientFrame::Subscribe(Subscribe {
-            id: 1,
-            filter,
-            from,
-            overflow: overflow.transpose()?,
-            limit,
-            limit_bytes,
-            credit: None,
-            echo: true,
-        });
-        let mut frame = Vec::new();
-        Codec::Json.encode_client(&subscribe, &mut frame);
-        let (listener, speaker) = self.connect(site).await?;
-        speaker.say(&frame);
+        if !had.is_empty() {
+            terms.from = position::resume(&had, terms.from);
+        }
+        let last = matches!(terms.from, From::Last { .. });
+        let again = if last { had } else { Vec::new() };
+        let subscribe = terms.subscribe(1, &filter)?;
+        let (listener, _) = self.connect(site, vec![subscribe]).await?;
         let (from, to) = self.config.server.reconnect_window;
         let retry = from + to.saturating_sub(from).mul_f64(fastrand::f64());
         let opening = format!("retry: {}\n\n", (retry.as_millis() as u64).max(MIN_RETRY_MS));
@@ -199,7 +181,7 @@ impl Api {
     async fn open_session(&self, asked: Asked<'_>, site: &Site) -> Result<Answer, Refusal> {
         let body = self.read_frames(asked.body, asked.turn).await?;
         Query::parse(asked.query)?.end()?;
-        let (listener, speaker) = self.connect(site).await?;
+        let (listener, speaker) = self.connect(site, Vec::new()).await?;
         if !body.bytes.trim_ascii().is_empty() {
             speaker.say(&body.bytes);
         }
@@ -243,13 +225,18 @@ impl Api {
         }
     }
 
-    /// A new connection of the shard's.
-    async fn connect(&self, site: &Site) -> Result<(Listener, Arc<Speaker>), Refusal> {
+    /// A new connection of the shard's, with these subscriptions.
+    async fn connect(
+        &self,
+        site: &Site,
+        subscribes: Vec<Subscribe>,
+    ) -> Result<(Listener, Arc<Speaker>), Refusal> {
         let admission = (site.admit)().map_err(Refusal::unavailable)?;
         let (theirs, listener, speaker) =
             bridge::open().map_err(|error| Refusal::unavailable(error.to_string()))?;
         let gone = |_| Refusal::error(ErrorCode::Draining, "the broker is going");
-        self.orders.send(Order::AdoptPair(theirs, admission)).await.map_err(gone)?;
+        let admitted = Admitted { admission, codec: Codec::Json, subscribes };
+        self.orders.send(Order::AdoptPair(theirs, admitted)).await.map_err(gone)?;
         Ok((listener, speaker))
     }
 }

@@ -15,16 +15,33 @@ impl Query {
     /// Reads `name=value` pairs as browsers write them (the URL Standard's `application/x-www-form-urlencoded`): a `+`
     /// is a space.
     pub(super) fn parse(text: Option<&str>) -> Result<Self, Refusal> {
+        Self::parse_with_list(text, "", 0).map(|(_, query)| query)
+    }
+
+    /// The same, with one parameter that may stand up to `most` times: its values, in their order, and the others.
+    pub(super) fn parse_with_list(
+        text: Option<&str>,
+        list: &str,
+        most: usize,
+    ) -> Result<(Vec<String>, Self), Refusal> {
+        let mut values = Vec::new();
         let mut pairs: Vec<(String, String)> = Vec::new();
         for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (percent_decode(name, true)?, percent_decode(value, true)?);
+            if name == list && most > 0 {
+                if values.len() == most {
+                    return Err(bad(&name, "stands there too often"));
+                }
+                values.push(value);
+                continue;
+            }
             if pairs.len() == PARAMETERS || pairs.iter().any(|(earlier, _)| *earlier == name) {
                 return Err(bad(&name, "stands twice, or there are too many"));
             }
             pairs.push((name, value));
         }
-        Ok(Self(pairs))
+        Ok((values, Self(pairs)))
     }
 
     /// A parameter's value.
