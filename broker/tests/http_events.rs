@@ -123,10 +123,7 @@ fn a_position_of_another_broker_begins_with_a_gap() {
 
 #[test]
 fn the_position_of_a_quiet_subscription_in_a_busy_stream_moves_without_an_event() {
-    let api = Api::with(|config| {
-        config.websocket.ping_interval = Duration::from_secs(1);
-        config.websocket.pong_timeout = Duration::from_secs(3600);
-    });
+    let api = Api::pinging();
     let mut events = subscribe(&api, "filter=quiet");
     api.publish("busy", "1");
     assert!(events.wait_for_id().ends_with(":1"), "{}", events.id);

@@ -220,10 +220,7 @@ fn frames_for_which_there_is_no_room_are_not_taken() {
 
 #[test]
 fn a_silent_session_hears_a_comment_with_each_ping() {
-    let api = Api::with(|config| {
-        config.websocket.ping_interval = Duration::from_secs(1);
-        config.websocket.pong_timeout = Duration::from_secs(3600);
-    });
+    let api = Api::pinging();
     let mut session = Session::open(&api, r#"{"op":"subscribe","id":1,"filter":"a"}"#);
     session.until("ack");
     // It lives on over several of them: they are answered.

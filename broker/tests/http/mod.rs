@@ -2,7 +2,8 @@
 //!
 //! # How to use and extend
 //!
-//! * `Api::start()` has a broker with the defaults, `Api::with(|config| …)` another one.
+//! * `Api::start()` has a broker with the defaults, `Api::with(|config| …)` another one, `Api::pinging()` one whose pings
+//!   need not be waited for.
 //! * `api.ask("GET /v1/streams", &[("Origin", "…")], b"")` is one request on a connection of its own;
 //!   `answer.json()` its body, `answer.refused(404, 404)` the message of an error with that status and number.
 //! * `api.events("GET /v1/subscribe?filter=a", &[], b"")` is a stream of events: `events.next()` is the next event,
@@ -35,11 +36,28 @@ impl Api {
     }
 
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let config = Self::config(change);
+        config.check().unwrap();
+        Self::serve(config)
+    }
+
+    /// With a ping so often as no operator may have it, whose answer no busy machine is too slow for.
+    pub fn pinging() -> Self {
+        Self::serve(Self::config(|config| {
+            config.websocket.ping_interval = Duration::from_millis(200);
+            config.websocket.pong_timeout = Duration::from_secs(3600);
+        }))
+    }
+
+    fn config(change: impl FnOnce(&mut Config)) -> Config {
         let mut config = Config::default();
         config.server.listen = "127.0.0.1:0".parse().unwrap();
         config.server.shards = 2;
         change(&mut config);
-        config.check().unwrap();
+        config
+    }
+
+    fn serve(config: Config) -> Self {
         let server = Server::start(config).unwrap();
         Self { address: server.address(), server: Some(server) }
     }
