@@ -41,7 +41,7 @@ for (const { path, text } of outputFiles) {
   const { code } = await minify(text.replace(/\bconst (?=[\w${[])/g, 'let '), {
     module: true,
     ecma: 2022,
-    compress: { passes: 4, keep_fargs: false, pure_getters: true, unsafe_arrows: true, unsafe_methods: true },
+    compress: { passes: 8, keep_fargs: false, pure_getters: true, unsafe_arrows: true },
     mangle: { properties: path.endsWith('index.js') && { builtins: true, regex: INTERNAL_NAMES } },
   });
   writeFileSync(path, code);

@@ -140,105 +140,102 @@ export class Client {
    * @param url `ws://…/ws` or `http(s)://…`; the page's own origin where left out
    * @throws where the url cannot be one
    */
-  constructor(url?: string, options?: ClientOptions) {
-    return createClient(url, options);
-  }
-}
+  constructor(url = '', options: ClientOptions = {}) {
+    /** Random: tells its idempotency keys from those of another with the same instance. */
+    const id = crypto.getRandomValues(new Uint32Array(4)).join('-');
+    let keys = 0;
+    const { codec = json, name, instance = id, connectTimeout = 5000, transports = ['websocket', 'sse'], defaults } = options;
+    let { token = '' } = options;
+    const emitter = createEmitter<ClientEvents>();
+    const address = new URL(url, globalThis.location?.origin);
+    address.protocol = address.protocol.replace('http', 'ws');
+    if (address.pathname == '/') address.pathname = '/ws';
 
-function createClient(url = '', options: ClientOptions = {}): Client {
-  /** Random: tells its idempotency keys from those of another with the same instance. */
-  const id = crypto.getRandomValues(new Uint32Array(4)).join('-');
-  let keys = 0;
-  const { codec = json, name, instance = id, connectTimeout = 5000, transports = ['websocket', 'sse'], defaults } = options;
-  let { token = '' } = options;
-  const emitter = createEmitter<ClientEvents>();
-  const address = new URL(url, globalThis.location?.origin);
-  address.protocol = address.protocol.replace('http', 'ws');
-  if (address.pathname == '/') address.pathname = '/ws';
-
-  const fetchToken = async () => (typeof token == 'function' ? await token() : token) ?? '';
-  const measure = (frame: ClientFrame) => byteLength(codec.encode([frame]));
-  const session = createSession(
-    { identity: { client: name, instance }, connectTimeout, measure, canRefresh: typeof token == 'function' },
-    (name, event) => {
-      if (!emitter.emit(name, event as never) && name == 'error') console.error('tidegate:', event);
-    },
-  );
-  const driver = createDriver(session, {
-    url: address.href,
-    codec,
-    transports: transports.map((transport) =>
-      transport == 'websocket' ? websocket() : transport == 'sse' ? sse() : transport,
-    ),
-    token: fetchToken,
-  });
-
-  const publish = async (topic: string, content: Payload, options: PublishOptions): Promise<PublishAck> => {
-    check(isTopic(topic), 1200, topic);
-    const { key, headers, report, idempotency = `${id}-${keys++}` } = options;
-    const { op, id: _id, live_only, duplicate = false, ...ack } = await session.publish(
-      { op: 'publish', topic, key, headers, report, idempotency: idempotency || undefined, ...content },
-      byteLength(content.data),
+    const fetchToken = async () => (typeof token == 'function' ? await token() : token) ?? '';
+    const measure = (frame: ClientFrame) => byteLength(codec.encode([frame]));
+    const session = createSession(
+      { identity: { client: name, instance }, connectTimeout, measure, canRefresh: typeof token == 'function' },
+      (name, event) => {
+        if (!emitter.emit(name, event as never) && name == 'error') console.error('tidegate:', event);
+      },
     );
-    return { ...ack, duplicate };
-  };
+    const driver = createDriver(session, {
+      url: address.href,
+      codec,
+      transports: transports.map((transport) =>
+        transport == 'websocket' ? websocket() : transport == 'sse' ? sse() : transport,
+      ),
+      token: fetchToken,
+    });
 
-  const self: Client = {
-    get state() {
-      return session.state;
-    },
-
-    get transport() {
-      return session.transport;
-    },
-
-    get connection() {
-      return session.connection;
-    },
-
-    on: emitter.on,
-
-    connect() {
-      if (session.state == 'disconnected') driver.start();
-    },
-
-    close() {
-      session.stop();
-      driver.stop();
-    },
-
-    subscribe<T>(
-      filter: string,
-      options?: SubscribeOptions | ((message: MessageItem<T>) => void),
-      callback?: (message: MessageItem<T>) => void,
-    ): Subscription<T> {
-      if (typeof options == 'function') return self.subscribe(filter, {}, options);
-      check(isFilter(filter), 1201, filter);
-      const subscription = createSubscription<T>(session, filter, { ...defaults, ...options });
-      if (callback) subscription.on('message', callback);
-      return subscription;
-    },
-
-    publish: async (topic, data, options = {}) => publish(topic, payload(data, options), options),
-
-    tryPublish(topic, data, options = {}) {
-      const content = payload(data, options);
-      return !session.isFull(byteLength(content.data)) && publish(topic, content, options);
-    },
-
-    async history<T>(topic: string, { from = 'beginning', limit }: { from?: From | undefined; limit?: number | undefined } = {}) {
+    const publish = async (topic: string, content: Payload, options: PublishOptions): Promise<PublishAck> => {
       check(isTopic(topic), 1200, topic);
-      const { messages, position, more = false } = await session.history({ topic, from, limit });
-      return { messages: messages.map((message) => messageItem(message) as MessageItem<T>), position, more };
-    },
+      const { key, headers, report, idempotency = `${id}-${keys++}` } = options;
+      const { op, id: _id, live_only, duplicate = false, ...ack } = await session.publish(
+        { op: 'publish', topic, key, headers, report, idempotency: idempotency || undefined, ...content },
+        byteLength(content.data),
+      );
+      return { ...ack, duplicate };
+    };
 
-    async refresh(given) {
-      if (given && typeof token == 'string') token = given;
-      return session.refresh(given ?? (await fetchToken()));
-    },
-  };
-  driver.start();
-  return self;
+    const self: Client & { __proto__: Client } = {
+      __proto__: new.target.prototype,
+      get state() {
+        return session.state;
+      },
+
+      get transport() {
+        return session.transport;
+      },
+
+      get connection() {
+        return session.connection;
+      },
+
+      on: emitter.on,
+
+      connect() {
+        if (session.state == 'disconnected') driver.start();
+      },
+
+      close() {
+        session.stop();
+        driver.stop();
+      },
+
+      subscribe<T>(
+        filter: string,
+        options?: SubscribeOptions | ((message: MessageItem<T>) => void),
+        callback?: (message: MessageItem<T>) => void,
+      ): Subscription<T> {
+        if (typeof options == 'function') return self.subscribe(filter, {}, options);
+        check(isFilter(filter), 1201, filter);
+        const subscription = createSubscription<T>(session, filter, { ...defaults, ...options });
+        if (callback) subscription.on('message', callback);
+        return subscription;
+      },
+
+      publish: async (topic, data, options = {}) => publish(topic, payload(data, options), options),
+
+      tryPublish(topic, data, options = {}) {
+        const content = payload(data, options);
+        return !session.isFull(byteLength(content.data)) && publish(topic, content, options);
+      },
+
+      async history<T>(topic: string, { from = 'beginning', limit }: { from?: From | undefined; limit?: number | undefined } = {}) {
+        check(isTopic(topic), 1200, topic);
+        const { messages, position, more = false } = await session.history({ topic, from, limit });
+        return { messages: messages.map((message) => messageItem(message) as MessageItem<T>), position, more };
+      },
+
+      async refresh(given) {
+        if (given && typeof token == 'string') token = given;
+        return session.refresh(given ?? (await fetchToken()));
+      },
+    };
+    driver.start();
+    return self;
+  }
 }
 
 function check(isRight: boolean, code: number, what?: string): void {

@@ -66,7 +66,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
     try {
       given = (await token()) || undefined;
     } catch (error) {
-      return mine == turn && onLost(1006, String(error));
+      return mine == turn && onLost(1006, `${error}`);
     }
     if (mine != turn) return;
     if (Date.now() >= avoid) which = 0;
@@ -93,7 +93,7 @@ export function createDriver(session: Session, { url, codec, transports, token }
 
   /** The connection is over, or never was. */
   const onClosed = (code: number, reason: string) => {
-    const wasWelcomed = session.connection !== undefined;
+    const wasWelcomed = session.connection;
     const isWebSocket = session.transport == 'websocket';
     drop();
     if (!isWebSocket) which = wasWelcomed ? which : 0;

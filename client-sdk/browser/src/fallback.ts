@@ -19,7 +19,7 @@ const CLOSES: Record<number, number> = { 403: 4500, 413: 1009 };
  *
  * @param request another fetch than the global one
  */
-export function sse(request: typeof fetch = (...args) => fetch(...args)): Transport {
+export function sse(request = fetch): Transport {
   return {
     name: 'sse',
     open(url, _codec, handlers) {
@@ -45,16 +45,20 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
       };
 
       const read = async () => {
+        // Not before this function returned.
+        await 0;
         const response = await request(address, { method: 'POST', signal });
         if (!response.ok) return refused(response);
+        // What came is the head alone: a proxy may hold the events back.
+        handlers.frames([]);
         const reader = response.body!.getReader();
         const decoder = new TextDecoder();
         const parse = eventParser();
         while (!signal.aborted) {
           const { value, done } = await reader.read();
-          if (done) over(1006, 'stream ended');
+          if (done) return over(1006, 'stream ended');
           // A comment is a sign of life, too.
-          if (!done) handlers.frames([]);
+          handlers.frames([]);
           for (const [event, data] of parse(decoder.decode(value, { stream: true }))) {
             if (signal.aborted) break;
             if (event == 'message') handlers.frames(json.decode(data));
@@ -96,10 +100,7 @@ export function sse(request: typeof fetch = (...args) => fetch(...args)): Transp
         }
       };
 
-      // Not before this function returned.
-      Promise.resolve()
-        .then(read)
-        .catch((error) => over(1006, error));
+      read().catch((error) => over(1006, error));
       return {
         send(frames) {
           for (const frame of frames) {

@@ -1,4 +1,4 @@
-import { REASONS, unreadable, type Codec } from './codec.js';
+import { REASONS, type Codec } from './codec.js';
 import type { ClientFrame, ServerFrame } from './frame.js';
 
 /** The integers a frame cannot do without, and by that what it can be. A newer broker may send more fields. */
@@ -52,7 +52,7 @@ function decode(line: string): ServerFrame {
   } catch {
     // The code says how far it came.
   }
-  return unreadable(code);
+  return { op: 'unreadable', code, fatal: false };
 }
 
 /** Puts a message's payload where both codecs have it. Its own field stays: to delete it would make the object slow. */

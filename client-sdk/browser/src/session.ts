@@ -94,6 +94,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
   /** What the welcome said; none without. */
   let up: wire.Welcome | undefined;
   let since = 0;
+  /** When something came last; 0 where nothing has since the attempt began. */
   let heard = 0;
   /** Until when the connection, its welcome, or the answer to a probe is waited for. */
   let until = Infinity;
@@ -229,7 +230,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
   const settled = <T>(start: (settle: Settle<T>) => void): Promise<T> =>
     new Promise((resolve, reject) => {
       const settle: Settle<T> = (result) => (result instanceof TidegateError ? reject(result) : resolve(result));
-      if (self.state == 'disconnected') settle(closed());
+      if (self.state == 'disconnected') settle(failure('closed'));
       else start(settle);
     });
 
@@ -242,7 +243,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       (id) => ({ op: 'history', id, ...query.request }),
       (answer) => {
         // One that drains leaves it to the next connection.
-        if ('retry' in answer && answer.code == 1500) return;
+        if ((answer as Partial<TidegateError>).code == 1500) return;
         isAsking = false;
         histories.shift();
         query.settle(answer as wire.HistoryPage);
@@ -293,6 +294,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     /** An attempt begins. */
     onAttempt(now: number): void {
       self.ending = undefined;
+      heard = 0;
       until = now + settings.connectTimeout;
     },
 
@@ -347,7 +349,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     stop(error?: TidegateError, code = 1000): void {
       if (self.state == 'disconnected') return;
       forgetConnection();
-      const reason = error ?? closed();
+      const reason = error ?? failure('closed');
       publishes.failAll(reason);
       for (const { settle } of histories.splice(0)) settle(reason);
       for (const subscriber of subscribers) endSubscription(subscriber, error);
@@ -408,7 +410,7 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
       }),
 
     subscribe(subscriber: Subscriber): void {
-      if (self.state == 'disconnected') return endSubscription(subscriber, closed());
+      if (self.state == 'disconnected') return endSubscription(subscriber, failure('closed'));
       subscribers.add(subscriber);
       subscribe(subscriber);
     },
@@ -453,13 +455,14 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     // Time.
 
     /** When `onTime` has something to do. */
-    deadline: () =>
-      Math.min(until < Infinity ? until : up ? heard + up.ping_ms + GRACE : Infinity, ...retries.values()),
+    deadline: () => Math.min(patience(), ...retries.values()),
 
     /** What had come by `now` was handed in before this. */
     onTime(now: number): void {
-      if (now >= until) end(up ? 'silence' : 'timeout');
-      else if (up && until == Infinity && now >= heard + up.ping_ms + GRACE) probe(now);
+      if (now >= until) {
+        end(up ? 'silence' : `${self.transport} timeout`);
+        if (!up && heard) self.fail(failure('buffered', 'text/event-stream is buffered on the way'));
+      } else if (now >= patience()) probe(now);
       for (const [subscriber, at] of retries) {
         if (at > now) continue;
         retries.delete(subscriber);
@@ -519,6 +522,9 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
     },
   };
 
+  /** How long the broker may go on saying nothing. */
+  const patience = () => (until < Infinity ? until : up ? heard + up.ping_ms + GRACE : Infinity);
+
   const probe = (now: number) => {
     until = now + PROBE;
     say((id) => ({ op: 'ping', id }));
@@ -530,8 +536,4 @@ export function createSession(settings: Settings, tell: Tell, random = Math.rand
 /** An error of the client's own. */
 function failure(name: string, message?: string, code = 0): TidegateError {
   return new TidegateError(code, message, { name, retry: false });
-}
-
-function closed(): TidegateError {
-  return failure('closed');
 }

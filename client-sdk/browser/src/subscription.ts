@@ -103,7 +103,7 @@ export function createSubscription<T>(session: Session, filter: string, options:
 
   const reader: Reader = {
     onItem: (item) => (item ? emitter.emit(item.type, item as never) : wake()),
-    onState(to, error) {
+    onState(to, error?) {
       // An iterator throws what ends it.
       if (error && !emitter.emit('error', error) && (!isIterating || error.retry)) session.fail(error);
       if (to == 'unsubscribed') end(error);
@@ -125,12 +125,12 @@ export function createSubscription<T>(session: Session, filter: string, options:
       if (key) shared.set(key, subscriber);
     }
     subscriber.readers.add(reader);
-    if (subscriber.isActive) reader.onState('subscribed', undefined);
+    if (subscriber.isActive) reader.onState('subscribed');
   };
 
   const next: ItemIterator<T>['next'] = async () => {
     for (;;) {
-      const value = isDropped ? undefined : (subscriber?.take() as Item<T> | undefined);
+      const value = !isDropped && (subscriber?.take() as Item<T> | undefined);
       if (value) {
         session.attend(subscriber!);
         emitter.emit(value.type, value as never);

@@ -31,5 +31,5 @@ export interface Link {
   /** Bytes (UTF-16 units for text) handed to `send` that have not left yet. */
   buffered(): number;
   /** Ends it; no handler is called afterwards. */
-  close(code?: number, reason?: string): void;
+  close(): void;
 }

@@ -20,16 +20,16 @@ export function websocket(Constructor: typeof WebSocket | undefined = globalThis
         // What there is to say about it comes with the close.
         socket.onerror = () => {};
       } catch (error) {
-        queueMicrotask(() => isOver || handlers.close(NONE, String(error)));
+        queueMicrotask(() => isOver || handlers.close(NONE, `${error}`));
       }
       return {
         send: (frames) => socket.send(codec.encode(frames)),
         buffered: () => socket?.bufferedAmount || 0,
-        close(code = 1000, reason) {
+        close() {
           isOver = true;
           if (!socket) return;
           socket.onopen = socket.onmessage = socket.onclose = null;
-          socket.close(code, reason);
+          socket.close(1000);
         },
       };
     },

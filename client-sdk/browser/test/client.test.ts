@@ -345,6 +345,20 @@ describe('where no WebSocket gets through', () => {
     assert.equal(newest().transport, 'sse');
   });
 
+  for (const [heard, name] of [[true, 'buffered'], [false, undefined]] as const) {
+    it(`names what is in the way of the fallback where its stream ${heard ? 'begins and' : ''} brings no event`, async (t) => {
+      const { errors, states, newest, pass } = start(t, {}, both);
+      await settled();
+      newest().close(NONE);
+      await pass(4000);
+      assert.equal(newest().transport, 'sse');
+      if (heard) newest().say();
+      await pass(1000);
+      assert.equal(states.at(-1)!.reason, 'sse timeout');
+      assert.equal(errors[0]?.name, name);
+    });
+  }
+
   it('goes round where nothing gets through', async (t) => {
     const { lines, newest, pass } = start(t, {}, both);
     for (let n = 0; n < 6; n++) {
@@ -353,6 +367,22 @@ describe('where no WebSocket gets through', () => {
     }
     assert.deepEqual(new Set(lines.map(({ transport }) => transport)), new Set(both));
   });
+});
+
+it('is a Client, and so is one of a class that extends it', (t) => {
+  const { client } = start(t);
+  assert(client instanceof Client);
+  class Chat extends Client {
+    say(text: string): Promise<unknown> {
+      return this.publish('chat', text);
+    }
+  }
+  const chat = new Chat('ws://broker.example/ws', { transports: [] });
+  t.after(() => chat.close());
+  assert(chat instanceof Chat && chat instanceof Client);
+  const said = chat.say('hi');
+  chat.close();
+  return assert.rejects(said, { name: 'closed' });
 });
 
 describe('liveness', () => {

@@ -92,7 +92,7 @@ export function createPublishes() {
       if (!unacked) return false;
       flying--;
       flyingBytes -= unacked.bytes;
-      if ('retry' in answer && answer.code == 1500) {
+      if ((answer as Partial<TidegateError>).code == 1500) {
         // It was not published, and neither was what came after it: all of it goes to the next broker, in order.
         unacked.first = Infinity;
       } else {

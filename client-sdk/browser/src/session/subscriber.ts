@@ -17,7 +17,7 @@ export type SubscriptionState = 'subscribing' | 'subscribed' | 'unsubscribed';
 export interface Reader {
   /** Given an item, where the subscriber hands them out by itself; else there is one to take. */
   onItem(item?: Item): void;
-  onState(state: SubscriptionState, error: TidegateError | undefined): void;
+  onState(state: SubscriptionState, error?: TidegateError): void;
 }
 
 interface StreamState extends Position {
