@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     contest::{Outcome, Round, Settings, median},
+    peers::{FLOOR, TIDEGATE_BY_URL, subscribes_by_url},
     plot::{self, Plot, Series, short},
     scenario::{Kind, Scenario},
 };
@@ -115,12 +116,18 @@ impl Table {
         self.rows.iter().find(|row| row.server == server && row.valid().next().is_some())
     }
 
+    /// The row of ours that does what this server's clients do: where connecting is measured, those that subscribe by
+    /// their URL are held against ours that does.
+    fn ours(&self, server: &str) -> Option<&Row> {
+        let by_url = subscribes_by_url(server).then(|| self.row(TIDEGATE_BY_URL));
+        by_url.flatten().or_else(|| self.row(OURS))
+    }
+
     fn kind(&self) -> Option<Scenario> {
         self.scenario.parse().ok()
     }
 }
 
-const FLOOR: &str = "floor";
 const OURS: &str = "tidegate-bincode";
 
 impl Record {
@@ -154,7 +161,9 @@ impl Record {
         out += "Every message to every subscriber is checked: where one was missing, doubled, reordered or changed, \
                 the run is void and says so. *x floor* is the ratio to a server that does nothing but `send`, in \
                 the same round; *x Tidegate* the ratio to `tidegate-bincode`: above 1 the server costs more than \
-                Tidegate. Medians of the rounds, with the least and the most in brackets. On a shared machine \
+                Tidegate. Where connecting is measured (idle connections, the storm), servers whose clients \
+                subscribe by the URL (bun, ws, nchan) are held against `tidegate-url`, whose clients do, all others \
+                against `tidegate-bincode`, whose clients send a message for it. Medians of the rounds, with the least and the most in brackets. On a shared machine \
                 compare ratios, not rates. 32/16 means: at most 32 messages out to the slowest subscriber, 16 \
                 written at a time. *A read* is how many messages one read of a subscriber brought: what was \
                 batched. [How to run this, and how to read it](../benches/README.md).\n\n";
@@ -184,11 +193,11 @@ impl Record {
     fn summary(&self, out: &mut String) {
         let (mut ahead, mut behind) = (0, Vec::new());
         for table in self.groups.iter().flat_map(|group| &group.tables) {
-            let Some(ours) = table.row(OURS) else { continue };
             for row in &table.rows {
                 if row.server == FLOOR || row.server.starts_with("tidegate") {
                     continue;
                 }
+                let Some(ours) = table.ours(&row.server) else { continue };
                 let figure = figure_of_interest(table);
                 let ratio = row.ratio(ours, figure);
                 if ratio >= 1.0 {
@@ -238,12 +247,12 @@ impl Record {
         }
         let columns = head.matches('|').count() - 1;
         let _ = writeln!(out, "{head}\n|{}", " --- |".repeat(columns));
-        let (floor, ours) = (table.row(FLOOR), table.row(OURS));
+        let floor = table.row(FLOOR);
         for row in table.rows.iter().filter(|row| row.valid().next().is_some()) {
             let beside =
                 |other: Option<&Row>| other.map_or("-".into(), |other| short(row.ratio(other, main)));
             let _ = write!(out, "| {} | {} |", row.server, spread(&row.values(main)));
-            let _ = write!(out, " {} | {} |", beside(floor), beside(ours));
+            let _ = write!(out, " {} | {} |", beside(floor), beside(table.ours(&row.server)));
             for index in (0..figures.len()).filter(|index| *index != main) {
                 let _ = write!(out, " {} |", short(median(&row.values(index))));
             }
@@ -494,6 +503,19 @@ mod tests {
         assert!(page.contains("| slow | 6.6 [4.4-8.8] | 4.4 | 4 |"), "{page}");
         assert!(page.contains("no more in 1 of 2 comparisons"), "{page}");
         assert!(page.contains("quick at fan-out to 1,000, 32/16, 128 B (0.818)"), "{page}");
+    }
+
+    #[test]
+    fn whose_clients_subscribe_by_the_url_is_held_against_ours_that_do() {
+        let mut record = record();
+        let table = &mut record.groups[0].tables[0];
+        table.scenario = "storm/5000".into();
+        let rows = [("tidegate-url", 0.5), ("bun", 2.0), ("bun-confirmed", 2.2)];
+        table.rows.extend(rows.map(|(server, cpu)| row(server, vec![outcome(cpu), outcome(2.0 * cpu)])));
+        let page = record.page();
+        assert!(page.contains("| bun | 3 [2-4] | 2 | 4 |"), "{page}");
+        assert!(page.contains("| bun-confirmed | 3.3 [2.2-4.4] | 2.2 | 2 |"), "{page}");
+        assert!(page.contains("| tidegate-bincode | 1.65 [1.1-2.2] | 1.1 | 1 |"), "{page}");
     }
 
     #[test]

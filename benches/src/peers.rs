@@ -166,11 +166,29 @@ impl Peer {
     }
 }
 
+/// The broker whose clients subscribe by their URL, where what they do on connecting is measured.
+pub fn by_url(command: &[&str]) -> Contender {
+    Contender { cannot: ELSEWHERE.to_vec(), ..Contender::new(TIDEGATE_BY_URL, TIDEGATE_BY_URL, command) }
+}
+
+/// The broker's name there.
+pub const TIDEGATE_BY_URL: &str = "tidegate-url";
+
+/// Whether a server's clients subscribe by their URL, and send nothing for it.
+pub fn subscribes_by_url(name: &str) -> bool {
+    name == FLOOR
+        || name == TIDEGATE_BY_URL
+        || PEERS.iter().any(|peer| peer.name == name && matches!(peer.adapter, "plain" | "nchan"))
+}
+
+/// The floor's name.
+pub const FLOOR: &str = "floor";
+
 /// The floor, which can do little.
 pub fn floor(command: &str) -> Contender {
     let why = "it only sends";
     let cannot = [Ability::Topics, Ability::Wildcards, Ability::Resume].map(|ability| (ability, why));
-    Contender { cannot: cannot.to_vec(), ..Contender::new("floor", "floor", &[command]) }
+    Contender { cannot: cannot.to_vec(), ..Contender::new(FLOOR, FLOOR, &[command]) }
 }
 
 /// What the install script wrote down: a version, or `not installed: …`, for each folder.

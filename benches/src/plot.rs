@@ -14,10 +14,10 @@ pub struct Plot<'a> {
 }
 
 const WIDTH: f64 = 860.0;
-/// The floor's, Tidegate's two, then the peers'.
-const COLORS: [&str; 14] = [
-    "#8b949e", "#0969da", "#54aeff", "#d1242f", "#1a7f37", "#8250df", "#c297ff", "#bf3989", "#e85aad",
-    "#0e8a8a", "#7a5230", "#9a9a00", "#4ac26b", "#bc4c00",
+/// The floor's, Tidegate's three, then the peers'.
+const COLORS: [&str; 16] = [
+    "#8b949e", "#0969da", "#54aeff", "#0a3069", "#d1242f", "#1a7f37", "#8250df", "#c297ff", "#bf3989",
+    "#e85aad", "#0e8a8a", "#7a5230", "#9a9a00", "#4ac26b", "#bc4c00", "#d4a72c",
 ];
 
 /// A series and its color: that of its place, so that a server has the same in every plot.

@@ -187,6 +187,8 @@ pub enum Protocol {
     TidegateJson,
     /// Subprotocol `tidegate.v1.bincode`.
     TidegateBincode,
+    /// The same, but subscribers subscribe by their URL.
+    TidegateUrl,
     /// Bare payloads; the path names the topic: `floor`'s protocol, in text messages.
     Plain,
     /// Bare payloads to subscribers; messages name the topics.
@@ -224,7 +226,8 @@ impl Protocol {
     pub fn with<V: Visit>(self, shape: &Shape, visit: V) -> V::Output {
         match self {
             Self::TidegateJson => visit.visit(TidegateJson::new(shape)),
-            Self::TidegateBincode => visit.visit(TidegateBincode),
+            Self::TidegateBincode => visit.visit(TidegateBincode::by_frames()),
+            Self::TidegateUrl => visit.visit(TidegateBincode::by_url()),
             Self::Plain => visit.visit(Plain::live()),
             Self::PlainTopics => visit.visit(PlainTopics),
             Self::Nchan => visit.visit(Plain::nchan()),

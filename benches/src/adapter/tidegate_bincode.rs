@@ -11,7 +11,22 @@ use crate::websocket::{self, Malformed};
 
 /// See the module.
 #[derive(Debug)]
-pub struct TidegateBincode;
+pub struct TidegateBincode {
+    /// Subscribers name their filters in the URL, and send no frame.
+    by_url: bool,
+}
+
+impl TidegateBincode {
+    /// Subscribers send `subscribe` frames.
+    pub fn by_frames() -> Self {
+        Self { by_url: false }
+    }
+
+    /// Subscribers subscribe by their URL, and are ready with the acks that come all the same.
+    pub fn by_url() -> Self {
+        Self { by_url: true }
+    }
+}
 
 /// The tag of a `message` frame (`docs/protocol.md`).
 const MESSAGE: u8 = 19;
@@ -44,8 +59,15 @@ impl State {
 impl Adapter for TidegateBincode {
     type State = State;
 
-    fn upgrade(&self, _role: Role<'_>) -> (String, Option<&'static str>) {
-        ("/ws".into(), Some(Codec::Bincode.subprotocol()))
+    fn upgrade(&self, role: Role<'_>) -> (String, Option<&'static str>) {
+        let path = match role {
+            // Nothing to be encoded but the one wildcard that no URL holds.
+            Role::Subscriber(filters) if self.by_url => {
+                format!("/ws?subscribe={}", filters.join("&subscribe=").replace('>', "%3E"))
+            }
+            _ => "/ws".into(),
+        };
+        (path, Some(Codec::Bincode.subprotocol()))
     }
 
     fn opcode(&self) -> u8 {
@@ -54,6 +76,12 @@ impl Adapter for TidegateBincode {
 
     fn open(&self, state: &mut State, role: Role<'_>, talk: &mut impl Talk) -> Result<(), Fault> {
         let (filters, from) = match role {
+            Role::Subscriber(filters) if self.by_url => {
+                state.due = filters.len();
+                return Ok(());
+            }
+            // The positions are not there yet when the URL is made.
+            Role::Returning(_) if self.by_url => return Err(Fault::NoResume),
             Role::Subscriber(filters) => (filters, From::Live),
             Role::Returning(filters) => (filters, From::Positions(state.positions.clone())),
             // Ready only with the pong: an upgraded socket may still be refused.
@@ -191,7 +219,7 @@ mod tests {
     fn the_walk_finds_what_the_codec_wrote() {
         let mut transcript = Transcript::default();
         let expected = transcript.messages(Codec::Bincode);
-        TidegateBincode
+        TidegateBincode::by_frames()
             .receive(&mut State { due: 1, ..State::default() }, &transcript.bytes, &mut transcript.talk)
             .unwrap();
         assert_eq!(transcript.talk.delivered, expected);
@@ -199,9 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn by_url_the_filters_are_in_the_path_and_nothing_is_sent() {
+        let filters = ["bench.1".to_owned(), "bench.>".to_owned()];
+        let (adapter, role) = (TidegateBincode::by_url(), Role::Subscriber(&filters));
+        assert_eq!(adapter.upgrade(role).0, "/ws?subscribe=bench.1&subscribe=bench.%3E");
+        let (mut state, mut talk) = (State::default(), Transcript::default().talk);
+        adapter.open(&mut state, role, &mut talk).unwrap();
+        assert_eq!((state.due, talk.ready), (2, 0), "ready only with the acks");
+        assert_eq!(adapter.upgrade(Role::Publisher("bench.1")).0, "/ws");
+    }
+
+    #[test]
     fn a_gap_or_an_error_ends_the_run() {
         for bytes in Transcript::refusals(Codec::Bincode) {
-            let fault = TidegateBincode.receive(
+            let fault = TidegateBincode::by_frames().receive(
                 &mut State { due: 1, ..State::default() },
                 &bytes,
                 &mut Transcript::default().talk,
@@ -218,7 +257,7 @@ mod tests {
         for cut in 1..first {
             let talk = &mut Transcript::default().talk;
             assert!(
-                TidegateBincode
+                TidegateBincode::by_frames()
                     .receive(&mut State { due: 1, ..State::default() }, &transcript.bytes[..cut], talk)
                     .is_err(),
                 "cut at {cut}"

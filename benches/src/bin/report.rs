@@ -236,8 +236,14 @@ impl Options {
             peers::floor(&sibling("floor")?.to_string_lossy()),
             Contender::new("tidegate-bincode", "tidegate-bincode", &command),
             Contender::new("tidegate-json", "tidegate-json", &command),
+            peers::by_url(&command),
         ];
-        let what = ["a loop that does nothing but `send`", "Tidegate, bincode", "Tidegate, JSON"];
+        let what = [
+            "a loop that does nothing but `send`",
+            "Tidegate, bincode",
+            "Tidegate, JSON",
+            "Tidegate, bincode, where a client subscribes by its URL and is told when it is",
+        ];
         let mut servers: Vec<ServerInfo> = (contenders.iter().zip(what))
             .map(|(contender, what)| ServerInfo {
                 name: contender.name.clone(),
