@@ -66,7 +66,7 @@ mkdir -p "$reports"
 coproc ECHO { exec "$target/quick/examples/conformance_echo"; }
 echo_pid=$ECHO_PID
 trap 'kill "$echo_pid" 2>/dev/null || true' EXIT
-read -r -t 10 port <&"${ECHO[0]}" || { say 'FAILED: the echo server did not start'; exit 1; }
+read -r -t 120 port <&"${ECHO[0]}" || { say 'FAILED: the echo server did not start'; exit 1; }
 
 if [ $# -gt 0 ]; then cases=("$@"); else
   read -r -a cases < <(awk '$1 == "sections" { for (i = 2; i <= NF; i++) printf "%s.* ", $i; print "" }' "$expected")

@@ -517,7 +517,7 @@ mod tests {
             let peer = Blocking::connect(listener.local_addr().unwrap()).unwrap();
             peer.set_nodelay(true).unwrap();
             // Only a bound: no test's outcome hangs on it.
-            peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            peer.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
             let (stream, _) = listener.accept().unwrap();
             stream.set_nonblocking(true).unwrap();
             let now = Instant::now();
@@ -531,7 +531,7 @@ mod tests {
         /// Waits until the socket says something new.
         fn wait(&mut self) {
             let mut events = Events::with_capacity(4);
-            self.poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+            self.poll.poll(&mut events, Some(Duration::from_secs(120))).unwrap();
             assert!(!events.is_empty(), "nothing happened");
             if events.iter().any(|event| event.is_read_closed()) {
                 self.connection.on_read_closed();

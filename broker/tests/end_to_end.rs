@@ -18,6 +18,10 @@ use serde_json::Value;
 
 const COUNT: u64 = 100_000;
 
+/// However long the publishing takes, a reader that is stopped meanwhile is not hung up on, and the log lets go of
+/// nothing for its age.
+const PATIENT: &str = "[websocket]\nping_interval = \"1h\"\nstall_timeout = \"1h\"\n[[streams]]\nname = \"default\"\nmax_age = \"1h\"\n";
+
 /// A `tidegate sub` that has subscribed.
 struct Reader {
     child: Child,
@@ -87,7 +91,7 @@ fn three_readers_print_every_line_in_order_with_nothing_configured() {
 
 #[test]
 fn a_reader_that_was_stopped_catches_up_and_prints_every_line_in_order() {
-    let broker = Broker::start();
+    let broker = Broker::configured(PATIENT);
     let stopped = Reader::start(&broker, &["--raw", "--overflow", "catch_up", "--count", "100000"]);
     let awake = Reader::start(&broker, &["--raw", "--count", "100000"]);
     stopped.signal(Signal::STOP);
@@ -102,7 +106,7 @@ fn a_reader_that_was_stopped_catches_up_and_prints_every_line_in_order() {
 
 #[test]
 fn a_reader_that_was_stopped_is_told_exactly_how_many_the_oldest_were() {
-    let broker = Broker::start();
+    let broker = Broker::configured(PATIENT);
     let stopped = Reader::start(&broker, &["--json", "--overflow", "drop_oldest"]);
     stopped.signal(Signal::STOP);
     publish(&broker, &["--lines"], &numbers(|input, n| writeln!(input, "{}", padded(n)).unwrap()));
@@ -132,7 +136,7 @@ fn a_reader_that_was_stopped_is_told_exactly_how_many_the_oldest_were() {
 
 #[test]
 fn a_reader_that_was_stopped_ends_on_the_newest_value_of_every_key() {
-    let broker = Broker::start();
+    let broker = Broker::configured(PATIENT);
     let stopped = Reader::start(&broker, &["--json", "--overflow", "latest"]);
     stopped.signal(Signal::STOP);
     let input = numbers(|input, n| writeln!(input, "key{}\t{}", n % 100, padded(n)).unwrap());

@@ -93,7 +93,7 @@ impl Front {
     fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.address).expect("it listens");
         // Only a bound: no test's outcome hangs on it.
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a socket");
         Client { stream, address: self.address }
     }
 

@@ -525,7 +525,7 @@ impl Client {
         let mut stream = TcpStream::connect(address).expect("the echo server listens");
         stream.set_nodelay(true).expect("a socket");
         // Only a bound: no test's outcome hangs on it.
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a socket");
         let request = format!(
             "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"

@@ -82,7 +82,7 @@ fn accept(listener: TcpListener, take: impl Fn(Upgraded) -> bool + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let site = Rc::new(Site {
         origins: Origins::new(&[], true).expect("no origins"),
-        handshake_timeout: Duration::from_secs(5),
+        handshake_timeout: Duration::from_secs(60),
         ready: Box::new(|| true),
         metrics: Box::new(String::new),
         admit: Box::new(|| Admissions::new(1).admit().ok_or_else(String::new)),
