@@ -284,16 +284,18 @@ impl Subscriber {
         self.books.gapped = self.books.gapped.saturating_add(messages);
         counters.gaps.add(1);
         counters.gapped.add(messages);
-        if let Some(to) = gap.to
-            && let Some(state) = self.streams.iter_mut().find(|state| state.stream == gap.stream)
+        let (stream, from, to) = (gap.stream.clone(), gap.from, gap.to);
+        // Before what a repair has to say that ends with it: that is of what this gap may have told already.
+        self.stage(Event::Gap(gap));
+        if let Some(to) = to
+            && let Some(state) = self.streams.iter_mut().find(|state| state.stream == stream)
         {
             state.offset = state.offset.max(to);
             if let Some(repair) = &mut self.repair {
-                repair.on_gap(&gap.stream, gap.from, to, messages);
+                repair.on_gap(&stream, from, to, messages);
                 self.settle_repair(counters);
             }
         }
-        self.stage(Event::Gap(gap));
     }
 
     /// Compares first. Where the books agree, the mark's positions hold, but for one that is behind.

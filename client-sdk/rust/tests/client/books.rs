@@ -102,6 +102,24 @@ async fn a_lost_gap_notice_is_found_too() {
     assert_eq!(subscription.try_recv(), None);
 }
 
+/// It came first, and named the reader a doubt about messages that were told only behind it.
+#[tokio::test(start_paused = true)]
+async fn what_a_gap_beyond_the_mark_may_have_told_is_doubted_behind_that_gap() {
+    let (client, _broker, mut peer) = connected().await;
+    let (subscription, sub) = tokio::join!(client.subscribe("a").into_future(), peer.accept_subscribe(0));
+    let mut subscription = subscription.unwrap();
+    // 2 was written and never came; the log has let go of it since, and of what followed it.
+    peer.send([message("a", 1), mark(2, &[(sub, 2, 0)])]).await;
+    let (id, _) = peer.unsubscribe().await;
+    let again = peer.subscribe().await.id;
+    peer.send([done(id), subscribed(again, 1, 5), gap(again, 4, 2, 5)]).await;
+    assert_eq!(next_offset(&mut subscription).await, Some(1));
+    assert_eq!(next_gap(&mut subscription).await.to, Some(5));
+    let doubt = next_gap(&mut subscription).await;
+    assert_eq!((doubt.reason, doubt.count, doubt.at_most), (GapReason::Books, None, Some(1)));
+    assert_eq!(subscription.try_recv(), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_log_can_mend_a_live_only_subscription() {
     let (client, _broker, mut peer) = connected().await;
