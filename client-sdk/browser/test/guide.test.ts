@@ -58,3 +58,23 @@ test('the three lines of the README are those that a page is tried with', () => 
   const lines = (text: string) => text.match(/<script type="module">\n([^]*?)<\/script>/)![1]!.trim().split(/\n\s*/);
   assert.deepEqual(lines(read('../../../README.md')), lines(read('./browser/pages/three-lines.html')));
 });
+
+test('the lines without the SDK subscribe by the URL, and read bursts of frames', () => {
+  const [, lines] = guide.split('\n## Without the SDK\n')[1]!.match(/```js\n([^]*?)```/)!;
+  const logged: unknown[][] = [];
+  const opened: { url: string; onmessage?: (event: { data: string }) => void }[] = [];
+  function Socket(this: (typeof opened)[0], url: string) {
+    this.url = url;
+    opened.push(this);
+  }
+  new Function('WebSocket', 'console', lines!)(Socket, { log: (...words: unknown[]) => logged.push(words) });
+  const [socket] = opened;
+  assert.deepEqual([...new URL(socket!.url).searchParams], [['subscribe', 'chat.*'], ['from', 'last:20']]);
+  const frames = [
+    { op: 'ack', id: 1, positions: [], overflow: 'catch_up', limit: 256, limit_bytes: 262144 },
+    { op: 'message', topic: 'chat.a', offset: 1, time: 1, json: { text: 'hi' } },
+    { op: 'message', topic: 'chat.b', offset: 2, time: 1, text: 'ho' },
+  ];
+  socket!.onmessage!({ data: frames.map((frame) => JSON.stringify(frame)).join('\n') });
+  assert.deepEqual(logged, [['chat.a', { text: 'hi' }], ['chat.b', 'ho']]);
+});
