@@ -16,6 +16,7 @@
 pub mod adapter;
 pub mod contest;
 pub mod document;
+pub mod events;
 pub mod instructions;
 pub mod load;
 pub mod payload;

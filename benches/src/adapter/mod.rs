@@ -14,6 +14,7 @@ mod plain;
 mod pusher;
 mod socketio;
 mod tidegate_bincode;
+mod tidegate_events;
 mod tidegate_json;
 #[cfg(test)]
 mod transcript;
@@ -29,11 +30,12 @@ pub use plain::{Plain, PlainTopics};
 pub use pusher::Pusher;
 pub use socketio::SocketIo;
 pub use tidegate_bincode::TidegateBincode;
+pub use tidegate_events::TidegateEvents;
 pub use tidegate_json::TidegateJson;
 
-use crate::{payload::Shape, websocket::Malformed};
+use crate::{events, payload::Shape, websocket::Malformed};
 
-/// A server's protocol over WebSocket.
+/// A server's protocol over WebSocket, or over server-sent events.
 pub trait Adapter {
     /// What has to be remembered of a connection between two WebSocket messages, and from a connection to the one
     /// that comes back for it.
@@ -41,6 +43,12 @@ pub trait Adapter {
 
     /// The path and the subprotocol to ask for.
     fn upgrade(&self, role: Role<'_>) -> (String, Option<&'static str>);
+
+    /// What asks for an event stream, where this role reads one in place of a WebSocket. What the stream carries comes
+    /// to [`Adapter::receive`] in pieces, cut where the server did.
+    fn events(&self, _role: Role<'_>) -> Option<events::Request> {
+        None
+    }
 
     /// The opcode of the client's messages.
     fn opcode(&self) -> u8;
@@ -189,6 +197,10 @@ pub enum Protocol {
     TidegateBincode,
     /// The same, but subscribers subscribe by their URL.
     TidegateUrl,
+    /// Server-sent events of one subscription, as a bare `EventSource` reads them.
+    TidegateEvents,
+    /// Those of a session, as the browser's client reads them where it gets no WebSocket.
+    TidegateSession,
     /// Bare payloads; the path names the topic: `floor`'s protocol, in text messages.
     Plain,
     /// Bare payloads to subscribers; messages name the topics.
@@ -228,6 +240,8 @@ impl Protocol {
             Self::TidegateJson => visit.visit(TidegateJson::new(shape)),
             Self::TidegateBincode => visit.visit(TidegateBincode::by_frames()),
             Self::TidegateUrl => visit.visit(TidegateBincode::by_url()),
+            Self::TidegateEvents => visit.visit(TidegateEvents::bare(shape)),
+            Self::TidegateSession => visit.visit(TidegateEvents::session(shape)),
             Self::Plain => visit.visit(Plain::live()),
             Self::PlainTopics => visit.visit(PlainTopics),
             Self::Nchan => visit.visit(Plain::nchan()),

@@ -8,15 +8,16 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    adapter::Fault,
+    adapter::{Adapter, Fault, Role},
+    events,
     websocket::{self, Malformed},
 };
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The answer to the upgrade is due.
-    Upgrading,
+    /// The answer to its request is due.
+    Asking,
     /// The server has yet to confirm what the adapter asked for.
     Opening,
     /// It takes part.
@@ -28,6 +29,8 @@ pub struct Connection<S> {
     pub socket: TcpStream,
     pub state: S,
     pub stage: Stage,
+    /// Whether it reads server-sent events; else it is a WebSocket.
+    pub is_events: bool,
     /// A frame that is not whole yet.
     pub unread: Vec<u8>,
     /// A fragmented message that is not whole yet.
@@ -38,22 +41,32 @@ pub struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// Connects and asks for the upgrade. One that `stalls` has small buffers, at both ends.
+    /// Connects and asks for what the role needs. One that `stalls` has small buffers, at both ends.
     pub fn connect(
         address: SocketAddr,
-        path: &str,
-        subprotocol: Option<&str>,
+        adapter: &impl Adapter<State = S>,
+        role: Role<'_>,
         state: S,
         stalls: bool,
     ) -> io::Result<Self> {
+        let host = address.to_string();
+        let events = adapter.events(role);
+        let request = events.as_ref().map_or_else(
+            || {
+                let (path, subprotocol) = adapter.upgrade(role);
+                websocket::upgrade_request(&host, &path, subprotocol)
+            },
+            |events| events.write(&host),
+        );
         let mut socket = if stalls { connect_small(address)? } else { TcpStream::connect(address)? };
         socket.set_nodelay(true)?;
-        socket.write_all(websocket::upgrade_request(&address.to_string(), path, subprotocol).as_bytes())?;
+        socket.write_all(request.as_bytes())?;
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
             state,
-            stage: Stage::Upgrading,
+            stage: Stage::Asking,
+            is_events: events.is_some(),
             unread: Vec::new(),
             fragments: Vec::new(),
             unsent: Vec::new(),
@@ -111,8 +124,12 @@ fn connect_small(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// What comes after the head of a `101` answer; `None` until it is whole.
-pub fn check_upgrade(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
+/// What comes after the head of the answer; `None` until it is whole.
+pub fn check_answer(bytes: &[u8], is_events: bool) -> Result<Option<&[u8]>, Fault> {
+    if is_events { Ok(events::check_answer(bytes)?) } else { check_upgrade(bytes) }
+}
+
+fn check_upgrade(bytes: &[u8]) -> Result<Option<&[u8]>, Fault> {
     let Some((head, rest)) = websocket::split_head(bytes)? else { return Ok(None) };
     if !head.starts_with("HTTP/1.1 101 ") {
         return Err(Fault::Told(head.lines().next().unwrap_or("").to_owned()));

@@ -17,6 +17,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     adapter::{Adapter, Fault, Role, Talk},
+    events,
     payload::{Shape, Stamp},
     poll::{Interest, Poll, Ready},
     process::Usage,
@@ -369,8 +370,7 @@ impl<A: Adapter> Load<A> {
         }
         let stalls = token >= self.plan.topology.subscribers() + self.plan.topology.flows();
         let role = role_of(&self.plan, token, self.returning, &mut topics);
-        let (path, subprotocol) = self.adapter.upgrade(role);
-        let connection = Connection::connect(self.plan.address, &path, subprotocol, state, stalls)?;
+        let connection = Connection::connect(self.plan.address, &self.adapter, role, state, stalls)?;
         self.poll.add(&connection.socket, token, Interest::Read)?;
         match self.connections.get_mut(token) {
             Some(before) => *before = connection,
@@ -497,8 +497,8 @@ impl<A: Adapter> Load<A> {
             due: &self.due,
             latency: &mut self.latency,
         };
-        if connection.stage == Stage::Upgrading {
-            let Some(after_head) = connection::check_upgrade(rest)? else {
+        if connection.stage == Stage::Asking {
+            let Some(after_head) = connection::check_answer(rest, connection.is_events)? else {
                 connection.unread.extend_from_slice(rest);
                 return Ok(());
             };
@@ -507,7 +507,16 @@ impl<A: Adapter> Load<A> {
             let role = role_of(&self.plan, token, self.returning, &mut topics);
             self.adapter.open(&mut connection.state, role, &mut talk)?;
         }
-        while let Some(header) = websocket::Header::read(rest)? {
+        while connection.is_events {
+            let Some((piece, after)) = events::split_chunk(rest)? else { break };
+            rest = after;
+            if piece.is_empty() {
+                return Err(Fault::Closed(" at the end of its events".into()));
+            }
+            self.adapter.receive(&mut connection.state, piece, &mut talk)?;
+        }
+        while !connection.is_events {
+            let Some(header) = websocket::Header::read(rest)? else { break };
             let Some((frame, after)) = rest.split_at_checked(header.total()) else { break };
             rest = after;
             let payload = &frame[header.head..];
