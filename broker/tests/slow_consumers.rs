@@ -50,7 +50,7 @@ const CONSTANT_BYTES: u64 = 8 << 20;
 const RECEIVE_BUFFER: u32 = 2304;
 
 /// Clocks that do not matter here stand still.
-const CONFIG: &str = "[websocket]\nping_interval = \"1h\"\nclose_timeout = \"1h\"\n";
+const CONFIG: &str = "[websocket]\nping_interval = \"1h\"\nclose_timeout = \"1m\"\n";
 
 /// Subscribes to the one topic there is.
 async fn subscribe(raw: &mut Raw, overflow: &str) -> Value {
