@@ -18,7 +18,10 @@ const FLAGS = [
   "--disable-sync",
 ];
 /** What a browser says by itself while nobody listens at the broker's address; no page can keep it from that. */
-const NOBODY_LISTENS = /^WebSocket connection to 'ws:.*' failed: .*net::ERR_CONNECTION_(REFUSED|RESET)/;
+const NOBODY_LISTENS = /^WebSocket connection to 'ws:.*' failed: /;
+
+/** So slow is no machine; whoever waits longer waits for nothing. */
+const TIMEOUT = 120_000;
 
 let browser;
 let broker;
@@ -27,7 +30,7 @@ let page;
 let complaints;
 
 before(async () => {
-  browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+  browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS, timeout: TIMEOUT });
 });
 
 after(() => browser?.close());
@@ -35,7 +38,7 @@ after(() => browser?.close());
 beforeEach(async () => {
   broker = await startBroker();
   page = await browser.newPage({ viewport: { width: 1280, height: 860 } });
-  page.setDefaultTimeout(15_000);
+  page.setDefaultTimeout(TIMEOUT);
   complaints = [];
   page.on("console", (message) => complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(String(error)));
@@ -188,11 +191,17 @@ test("the chart says in words what it draws", async () => {
   const label = page.locator("#chart");
   assert.equal(await label.getAttribute("aria-label"), "Messages a second: no subscription");
   await subscribe("rate");
-  await publish("rate", "1", { times: "2000" });
-  await page.waitForFunction(() => {
-    const [, rate] = document.querySelector("#chart").ariaLabel.match(/^Messages a second: #1 ([\d,]+) a second$/) ?? [];
-    return Number(rate?.replaceAll(",", "")) > 0;
-  });
+  const rate = () =>
+    page.evaluate(() => {
+      const [, rate] = document.querySelector("#chart").ariaLabel.match(/^Messages a second: #1 ([\d,]+) a second$/) ?? [];
+      return Number(rate?.replaceAll(",", ""));
+    });
+  // It is of the last second alone: published until it is seen.
+  const deadline = Date.now() + TIMEOUT;
+  do {
+    assert.ok(Date.now() < deadline, "the chart tells of nothing");
+    await publish("rate", "1", { times: "100" });
+  } while (!((await rate()) > 0));
   const drawn = await page.evaluate(() => {
     const { width, height } = document.querySelector("#chart");
     const pixels = document.querySelector("#chart").getContext("2d").getImageData(0, 0, width, height).data;

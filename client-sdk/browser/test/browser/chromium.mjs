@@ -26,10 +26,10 @@ const FLAGS = [
 /** Playwright turns these off, which no user does. */
 const AS_USERS_HAVE_IT = ["--disable-back-forward-cache", "--disable-background-timer-throttling"];
 /** So slow is no machine; whoever waits longer waits for nothing. */
-const TIMEOUT = 30_000;
+export const TIMEOUT = 120_000;
 
 export async function startChromium() {
-  return chromium.launch({ executablePath: EXECUTABLE, args: FLAGS, ignoreDefaultArgs: AS_USERS_HAVE_IT });
+  return chromium.launch({ executablePath: EXECUTABLE, args: FLAGS, ignoreDefaultArgs: AS_USERS_HAVE_IT, timeout: TIMEOUT });
 }
 
 /**
@@ -49,7 +49,7 @@ export async function startFreezableChromium() {
     child.once("error", reject);
     exited.then(([code]) => reject(new Error(`Chromium ended with ${code}`)));
   });
-  const browser = await chromium.connectOverCDP(address, { noDefaults: true });
+  const browser = await chromium.connectOverCDP(address, { noDefaults: true, timeout: TIMEOUT });
   return {
     context: browser.contexts()[0],
     async close() {

@@ -8,7 +8,7 @@ import { once } from "node:events";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { startChromium } from "./chromium.mjs";
+import { TIMEOUT, startChromium } from "./chromium.mjs";
 
 const BINARY = process.env.BROKER_BIN ?? fileURLToPath(new URL("../../../../target/debug/tidegate", import.meta.url));
 /** What a browser says by itself while nobody listens at the broker's address; no page can keep it from that. */
@@ -31,6 +31,7 @@ after(async () => {
 
 beforeEach(async () => {
   context = await browser.newContext({ viewport: { width: 1000, height: 680 } });
+  context.setDefaultTimeout(TIMEOUT);
   complaints = [];
 });
 
@@ -60,7 +61,6 @@ async function startDemo(port = 0) {
 /** A tab with one of the demo's pages, connected. */
 async function open(name, inside = context) {
   const page = await inside.newPage();
-  page.setDefaultTimeout(30_000);
   page.on("console", (message) => complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("response", (response) => response.ok() || complaints.push(`${response.url()} ${response.status()}`));
@@ -129,7 +129,11 @@ test("who scrolls up reads older messages, up to where the log begins", async ()
   while (!(await begins.count())) {
     const before = await lines(page).count();
     await page.locator("#room").evaluate((room) => (room.scrollTop = 0));
-    await page.waitForFunction((before) => document.querySelectorAll("#room ol:not([hidden]) .message").length > before, before);
+    // The last page may be empty but for the notice.
+    await page.waitForFunction((before) => {
+      const room = document.querySelector("#room ol:not([hidden])");
+      return room.querySelectorAll(".message").length > before || room.querySelector(".notice.start");
+    }, before);
   }
   assert.ok((await lines(page).count()) >= 120);
   // The bots' lines come in their order: nothing is doubled or left out where the pages meet.
@@ -165,7 +169,7 @@ test("what a short log no longer has for a tab that did not read stands there as
   await asleep.click("#sleep");
   // Longer than the log keeps, by what another tab was given: a reading a second.
   const last = (await lines(awake).count()) + 45;
-  await lines(awake).nth(last).waitFor({ timeout: 120_000 });
+  await lines(awake).nth(last).waitFor({ timeout: 5 * TIMEOUT });
   await asleep.click("#sleep");
   await asleep.locator("#room ol:not([hidden]) .notice.gap", { hasText: "the log no longer has them" }).first().waitFor();
   if (process.env.SCREENSHOT) {
@@ -310,7 +314,8 @@ test("a key moves the own boat in another tab, and a pointer does", async () => 
   await mine.locator("#sea").focus();
   const boat = await mine.locator("#boats li.mine").getAttribute("data-boat");
   await other.locator(`#boats li[data-boat="${boat}"]`, { hasText: "Kittiwake" }).waitFor();
-  assert.equal(await other.locator("#boats li").count(), 7, "two tabs and five bots");
+  // Two tabs and five bots.
+  await other.waitForFunction(() => document.querySelectorAll("#boats li").length === 7);
 
   const still = await place(other, boat);
   await mine.keyboard.down("ArrowUp");
@@ -321,10 +326,17 @@ test("a key moves the own boat in another tab, and a pointer does", async () => 
 
   const { x, y, width, height } = await mine.locator("#sea").boundingBox();
   const there = await place(mine, boat);
-  // To the farther side, wherever it lies.
-  await mine.mouse.move(x + width * (there.x < 600 ? 0.9 : 0.1), y + height / 2);
+  // To the farther side of a sea 1,200 wide, wherever that lies.
+  const rightwards = there.x < 600;
+  await mine.mouse.move(x + width * (rightwards ? 0.9 : 0.1), y + height / 2);
   await mine.mouse.down();
-  await moves(other, boat, await place(other, boat));
+  await other.waitForFunction(
+    ([boat, rightwards]) => {
+      const x = Number(document.querySelector(`#boats li[data-boat="${boat}"]`)?.dataset.x ?? 600);
+      return rightwards ? x > 700 : x < 500;
+    },
+    [boat, rightwards],
+  );
   await mine.mouse.up();
   await mine.locator("#sea").blur();
   await picture(mine, "game");
@@ -355,6 +367,7 @@ test("a tab that is closed leaves the others' water", async () => {
 
 test("every page fits a phone and follows the colour scheme", async () => {
   const phone = await browser.newContext({ viewport: { width: 360, height: 740 }, colorScheme: "light", hasTouch: true });
+  phone.setDefaultTimeout(TIMEOUT);
   for (const name of ["", "chat", "dashboard", "telemetry", "game"]) {
     const page = await phone.newPage();
     await page.goto(`${demo.url}/demo/${name}`);

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
+import { TIMEOUT } from "./chromium.mjs";
 import { stage } from "./stage.mjs";
 
 const here = stage();
@@ -11,7 +12,7 @@ let said;
 
 beforeEach(async () => {
   page = await here.context.newPage();
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(TIMEOUT);
   said = [];
   page.on("console", (message) => said.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => said.push(`exception: ${error}`));
@@ -32,7 +33,7 @@ async function showsWhatIsPublished() {
     }).then((response) => assert.equal(response.status, 200));
     return (await page.locator("body").innerText()).includes("hello");
   };
-  const deadline = Date.now() + 20_000;
+  const deadline = Date.now() + TIMEOUT;
   while (!(await publish())) assert.ok(Date.now() < deadline, `the page shows nothing:\n${said.join("\n")}`);
 }
 

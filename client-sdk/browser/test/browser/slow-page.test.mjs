@@ -41,7 +41,7 @@ for (const { name, options, log, keyed, check } of [
   {
     name: "catch_up: what the log let go of is told, and no more",
     options: { overflow: "catch_up" },
-    log: '[{name = "default", max_bytes = "1MiB"}]',
+    log: '[{name = "default", max_bytes = "1MiB", max_age = "1h"}]',
     check: { leastGiven: 2000 },
   },
   {
@@ -69,7 +69,8 @@ for (const { name, options, log, keyed, check } of [
     const published = publisher.end();
     let isPublished = false;
     published.then(() => (isPublished = true), () => {});
-    while (!isPublished) await all(tabs, (tab) => pull(tab, 1));
+    // So many at the most, however long the publishing takes beside this.
+    for (let n = 0; n < 500 && !isPublished; n += 1) await all(tabs, (tab) => pull(tab, 1));
     await published;
     for (const [index, tab] of tabs.entries()) {
       const grown = await growth(tab, before[index]);

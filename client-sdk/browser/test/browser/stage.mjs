@@ -8,6 +8,8 @@ import { startSite } from "./site.mjs";
 
 export const TOPIC = "numbers";
 export const LAST = 10_000;
+/** It lets go of nothing for its age, however slow the machine is. */
+const PATIENT_LOG = '[{name = "default", max_age = "1h"}]';
 
 /** Where a test plays. The browser and the site last for the file, everything else for a test, which begins with `start`. */
 export function stage() {
@@ -21,7 +23,7 @@ export function stage() {
 
     /** `options` are the broker's, as its environment names them. */
     async start(options = {}) {
-      here.broker = await startBroker({ options });
+      here.broker = await startBroker({ options: { STREAMS: PATIENT_LOG, ...options } });
       here.proxy = await startProxy(here.broker.port);
       here.publisher = startPublisher(here.broker, TOPIC);
     },
