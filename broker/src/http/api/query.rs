@@ -77,6 +77,9 @@ impl Query {
 
 /// The text that a percent-encoded one stands for.
 pub(super) fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, Refusal> {
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Ok(text.to_owned());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, behind @ ..] = rest {
