@@ -123,7 +123,9 @@ impl Topic {
 
 /// Topics that were read lately: one that comes again is neither checked nor copied again.
 ///
-/// Whoever publishes repeats his topics. Which ones are known is a matter of chance and changes no answer.
+/// Whoever publishes repeats his topics. Which ones are known is a matter of chance and changes no answer. One that comes
+/// once between others pushes none of them out, so that a publisher who goes round over more topics than are remembered
+/// costs what checking and copying cost, and no look at texts that have left the caches.
 ///
 /// ```
 /// use tidegate_protocol::topic::Topics;
@@ -135,12 +137,22 @@ impl Topic {
 #[derive(Debug)]
 pub struct Topics {
     /// By the low bits of a text's [`mix`]; as many as a power of two.
-    places: Box<[Option<Topic>]>,
+    places: Box<[Place]>,
+    misses: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Place {
+    /// The high bits of its [`mix`]: most others are told from it without a look at its text.
+    mixed: u32,
+    /// Those of the text that came here last and was not it: where it comes again, it takes the place.
+    other: u32,
+    topic: Option<Topic>,
 }
 
 impl Topics {
-    /// Room for so many topics, rounded up to a power of two: each takes 16 bytes from the start, and its text once it
-    /// came.
+    /// Room for so many topics, rounded up to a power of two: each takes 24 bytes from the start, and that of a text where it
+    /// has one.
     ///
     /// ```
     /// use tidegate_protocol::topic::Topics;
@@ -148,7 +160,7 @@ impl Topics {
     /// let topics = Topics::new(1024);
     /// ```
     pub fn new(places: usize) -> Self {
-        Self { places: vec![None; places.next_power_of_two()].into() }
+        Self { places: vec![Place::default(); places.next_power_of_two()].into(), misses: 0 }
     }
 
     /// [`Topic::parse`].
@@ -159,28 +171,68 @@ impl Topics {
     /// assert_eq!(Topics::new(1024).parse("chat.room1"), Topic::parse("chat.room1"));
     /// ```
     pub fn parse(&mut self, text: &str) -> Result<Topic, TopicError> {
-        let place = self.place(text.as_bytes());
-        match &self.places[place] {
-            Some(topic) if topic.as_str() == text => Ok(topic.clone()),
-            _ => {
-                let topic = Topic::parse(text)?;
-                self.places[place] = Some(topic.clone());
-                Ok(topic)
-            }
+        match self.find(text.as_bytes()) {
+            Ok(topic) => Ok(topic),
+            Err(mixed) => self.learn(mixed, text),
         }
     }
 
     /// The same, of bytes that may be no text; none where they are no topic.
     pub(crate) fn parse_bytes(&mut self, text: &[u8]) -> Option<Topic> {
-        match &self.places[self.place(text)] {
-            Some(topic) if topic.as_str().as_bytes() == text => Some(topic.clone()),
-            _ => self.parse(std::str::from_utf8(text).ok()?).ok(),
+        match self.find(text) {
+            Ok(topic) => Some(topic),
+            Err(mixed) => self.learn(mixed, std::str::from_utf8(text).ok()?).ok(),
         }
     }
 
-    fn place(&self, text: &[u8]) -> usize {
-        mix(text) as usize & (self.places.len() - 1)
+    /// How many topics were not remembered when they came.
+    ///
+    /// ```
+    /// use tidegate_protocol::topic::Topics;
+    ///
+    /// let mut topics = Topics::new(1024);
+    /// for topic in ["chat.room1", "chat.room1", "chat.room2"] {
+    ///     topics.parse(topic)?;
+    /// }
+    /// assert_eq!(topics.misses(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn misses(&self) -> u64 {
+        self.misses
     }
+
+    /// The topic, or the [`mix`] of a text that is not remembered.
+    fn find(&self, text: &[u8]) -> Result<Topic, u64> {
+        let mixed = mix(text);
+        let place = &self.places[self.place(mixed)];
+        match &place.topic {
+            Some(topic) if place.mixed == tag(mixed) && topic.as_str().as_bytes() == text => {
+                Ok(topic.clone())
+            }
+            _ => Err(mixed),
+        }
+    }
+
+    fn learn(&mut self, mixed: u64, text: &str) -> Result<Topic, TopicError> {
+        let topic = Topic::parse(text)?;
+        self.misses += 1;
+        let place = self.place(mixed);
+        let place = &mut self.places[place];
+        if place.other == tag(mixed) || place.topic.is_none() {
+            (place.mixed, place.topic) = (tag(mixed), Some(topic.clone()));
+        }
+        place.other = tag(mixed);
+        Ok(topic)
+    }
+
+    fn place(&self, mixed: u64) -> usize {
+        mixed as usize & (self.places.len() - 1)
+    }
+}
+
+/// What of a [`mix`] tells texts at one place apart.
+fn tag(mixed: u64) -> u32 {
+    (mixed >> 32) as u32
 }
 
 /// Spreads texts, in a step for each eight bytes. Nobody gains by a collision: it costs what a new topic costs.
@@ -316,6 +368,18 @@ mod tests {
         ] {
             assert_eq!(Topic::parse(bad), Err(why), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_topic_that_comes_again_is_remembered_and_none_that_comes_once_pushes_it_out() {
+        let mut topics = Topics::new(1);
+        let known = topics.parse("a").unwrap();
+        assert!(topics.parse("b").is_ok() && topics.parse("c").is_ok());
+        assert!(topics.parse("a").unwrap().is_copy_of(&known));
+        assert!(topics.parse("b").is_ok());
+        let newer = topics.parse("b").unwrap();
+        assert!(topics.parse("b").unwrap().is_copy_of(&newer));
+        assert!(!topics.parse("a").unwrap().is_copy_of(&known));
     }
 
     #[test]
