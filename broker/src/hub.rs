@@ -22,7 +22,7 @@ use crate::{
         index::Index,
     },
     stream::{
-        Draft, Log, LogLimits, Published, Read, ReadBudget,
+        Draft, Listener, Log, LogLimits, Published, Read, ReadBudget,
         idempotency::{KeyLimits, Keys},
     },
 };
@@ -50,7 +50,8 @@ pub struct Stream {
 pub struct Ordered {
     pub log: Log,
     pub keys: Keys,
-    interest: Index<usize>,
+    /// Who listens to what, by filters with wildcards; by name, [`Log::listeners`] says it.
+    wild_interest: Index<usize>,
     /// For each shard whose inbox was full: the first offset it was not given. It reads from the log until it is level.
     refused: Box<[Option<u64>]>,
 }
@@ -117,7 +118,7 @@ impl Hub {
                 ordered: Mutex::new(Ordered {
                     log: Log::new(name, epoch, log_limits),
                     keys: Keys::new(limits),
-                    interest: Index::new(),
+                    wild_interest: Index::new(),
                     refused: vec![None; inboxes.len()].into(),
                 }),
             }
@@ -139,6 +140,14 @@ impl Hub {
     /// There is no room now: it comes back.
     pub fn submit(&self, submission: Submission) -> Result<(), Box<Submission>> {
         self.engine.submit(submission, self)
+    }
+
+    /// Publishes to `topics` are about to come: see [`Log::fetch`]. Of another stream than the first one's, none is fetched.
+    pub fn expect<'a>(&self, topics: impl Iterator<Item = &'a Topic>) {
+        let mut topics = topics.peekable();
+        let Some(at) = topics.peek().and_then(|topic| self.stream_of(topic)) else { return };
+        let ordered = self.streams[at].lock();
+        ordered.log.fetch(topics.filter(|topic| self.stream_of(topic) == Some(at)));
     }
 
     /// Answers a publisher. `from` is the shard that calls, whose own inbox needs no wake.
@@ -221,11 +230,14 @@ impl Hub {
         tally: Option<&Arc<Tally>>,
         from: usize,
     ) {
-        let Ordered { interest, refused, .. } = ordered;
-        let matches = interest.matches(&published.message.topic);
-        each_once(matches.exact, matches.wild, |shard| {
+        let Ordered { log, wild_interest, refused, .. } = ordered;
+        let topic = published.topic();
+        let wild = if wild_interest.is_empty() { &[] } else { wild_interest.matches(topic).wild };
+        let by_name = log.listeners(topic).iter();
+        let exact = by_name.map(|listener| (listener.shard as usize, Some(listener.place)));
+        each_once(exact, wild, |shard, place| {
             tally.inspect(|tally| tally.expect());
-            let item = Item { published: published.clone(), stream: Some(at), tally: tally.cloned() };
+            let item = Item { published: published.clone(), stream: Some(at), tally: tally.cloned(), place };
             let offset = published.offset();
             if refused[shard].is_some() || !self.inboxes[shard].push(item, shard != from) {
                 tally.inspect(|tally| tally.give_up());
@@ -246,9 +258,9 @@ impl Hub {
         from: usize,
     ) {
         let matches = live_only.interest.matches(&published.message.topic);
-        each_once(matches.exact, matches.wild, |shard| {
+        each_once(unplaced(matches.exact), matches.wild, |shard, place| {
             tally.inspect(|tally| tally.expect());
-            let item = Item { published: published.clone(), stream: None, tally: tally.cloned() };
+            let item = Item { published: published.clone(), stream: None, tally: tally.cloned(), place };
             // Room was asked for under this lock; a stream's push may have taken it since, so the bound is soft by the
             // number of streams.
             self.inboxes[shard].push_anyway(item, shard != from);
@@ -259,7 +271,7 @@ impl Hub {
     pub fn has_room(&self, live_only: &mut LiveOnly, topic: &Topic) -> bool {
         let matches = live_only.interest.matches(topic);
         let mut room = true;
-        each_once(matches.exact, matches.wild, |shard| room &= self.inboxes[shard].has_room());
+        each_once(unplaced(matches.exact), matches.wild, |shard, _| room &= self.inboxes[shard].has_room());
         room
     }
 }
@@ -286,14 +298,27 @@ impl Stream {
 }
 
 impl Ordered {
-    /// A shard has a subscription with `filter` from now on.
-    pub fn listen(&mut self, filter: &Filter, shard: usize) {
-        self.interest.insert(filter, shard);
+    /// A shard has a subscription with `filter` from now on, and its index may have it at `place`.
+    pub fn listen(&mut self, filter: &Filter, shard: usize, place: Option<u32>) {
+        match filter.as_topic() {
+            Some(topic) => {
+                let place = place.unwrap_or(Listener::NO_PLACE);
+                self.log.listen(&topic, Listener { shard: shard as u32, place });
+            }
+            None => {
+                self.wild_interest.insert(filter, shard);
+            }
+        }
     }
 
     /// A shard has no more subscription with `filter`.
     pub fn unlisten(&mut self, filter: &Filter, shard: usize) {
-        self.interest.remove(filter, shard);
+        match filter.as_topic() {
+            Some(topic) => self.log.unlisten(&topic, shard as u32),
+            None => {
+                self.wild_interest.remove(filter, shard);
+            }
+        }
     }
 
     /// Gives a draft its place.
@@ -342,19 +367,29 @@ impl LiveOnly {
     }
 }
 
-/// Calls `f` for every value of two ascending lists, once for one that stands in both or several times.
-fn each_once(exact: &[usize], wild: &[usize], mut f: impl FnMut(usize)) {
-    let (mut exact, mut wild) = (exact.iter().copied().peekable(), wild.iter().copied().peekable());
+/// Shards of which nothing tells where their indices have the topic.
+fn unplaced(shards: &[usize]) -> impl Iterator<Item = (usize, Option<u32>)> {
+    shards.iter().map(|&shard| (shard, None))
+}
+
+/// Calls `f` for every shard of two ascending lists, once for one that stands in both or several times, and then with
+/// its place.
+fn each_once(
+    exact: impl Iterator<Item = (usize, Option<u32>)>,
+    wild: &[usize],
+    mut f: impl FnMut(usize, Option<u32>),
+) {
+    let (mut exact, mut wild) = (exact.peekable(), unplaced(wild).peekable());
     let mut last = None;
     loop {
         let next = match (exact.peek(), wild.peek()) {
-            (Some(a), Some(b)) if a <= b => exact.next(),
+            (Some((a, _)), Some((b, _))) if a <= b => exact.next(),
             (Some(_), None) => exact.next(),
             _ => wild.next(),
         };
-        let Some(next) = next else { return };
-        if last.replace(next) != Some(next) {
-            f(next);
+        let Some((shard, place)) = next else { return };
+        if last.replace(shard) != Some(shard) {
+            f(shard, place);
         }
     }
 }

@@ -248,7 +248,7 @@ impl World {
     fn drain(&mut self, rng: &mut Rng, at: usize) {
         let mut waiting = Waiting::default();
         self.shards[at].inbox.take(&mut waiting);
-        for Item { published, stream, tally } in waiting.items {
+        for Item { published, stream, tally, .. } in waiting.items {
             let order = stream.unwrap_or(self.hub.streams().len());
             let number = published.offset().unwrap_or_else(|| number(&published.message.payload));
             self.shards[at].given(order, number);
@@ -330,7 +330,7 @@ impl World {
         for stream in reach.streams {
             let mut ordered = self.hub.streams()[stream].lock();
             match listens {
-                true => ordered.listen(&filter, at),
+                true => ordered.listen(&filter, at, None),
                 false => ordered.unlisten(&filter, at),
             }
         }

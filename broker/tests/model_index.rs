@@ -34,7 +34,7 @@ fn the_index_finds_what_a_scan_of_all_filters_would_find() {
                     let expected = model.iter().filter(|(f, _)| *f == filter).map(|&(_, key)| key);
                     assert_eq!(index.under(&filter), expected.collect::<Vec<_>>());
                 }
-                _ => check(&mut index, &model, &topic(rng)),
+                _ => check(rng, &mut index, &model),
             }
             assert_eq!((index.len(), index.is_empty()), (model.len(), model.is_empty()));
         }
@@ -42,16 +42,23 @@ fn the_index_finds_what_a_scan_of_all_filters_would_find() {
             assert!(index.remove(&filter, key));
         }
         assert!(index.is_empty());
-        check(&mut index, &model, &topic(rng));
+        check(rng, &mut index, &model);
     });
 }
 
-fn check(index: &mut Index<usize>, model: &BTreeSet<(Filter, usize)>, topic: &Topic) {
+fn check(rng: &mut Rng, index: &mut Index<usize>, model: &BTreeSet<(Filter, usize)>) {
+    let topic = &topic(rng);
     let of_kind = |is_wildcard| {
         let matching = model.iter().filter(|(f, _)| f.is_wildcard() == is_wildcard && f.matches(topic));
         matching.map(|&(_, key)| key).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
     };
-    let matches = index.matches(topic);
+    // A place may be the topic's, another one's or nobody's.
+    let place = match rng.u32(0..3) {
+        0 => None,
+        1 => index.place(&Filter::parse(topic.as_str()).unwrap()),
+        _ => Some(rng.u32(0..20)),
+    };
+    let matches = index.matches_at(topic, place);
     assert_eq!((matches.exact, matches.wild), (&of_kind(false)[..], &of_kind(true)[..]), "{topic}");
     let is_empty = matches.is_empty();
     assert_eq!(index.any_match(topic), !is_empty);

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,6 +65,8 @@ pub struct Dispatch {
 /// What a shard whose inbox was full reads from a stream's log at a time, and how often in a turn.
 const REFUSED_READ: ReadBudget = ReadBudget { messages: 1024, bytes: 1 << 20 };
 const REFUSED_READS: usize = 8;
+/// How many subscriptions are fetched at a time.
+const FETCHED: usize = 64;
 /// How long a publish waits for the report of other shards.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -130,9 +133,11 @@ impl Dispatch {
     pub fn subscribe(&mut self, at: u32, subscribe: Subscribe, terms: Terms) {
         let Subscribe { id, filter, from, credit, echo, .. } = subscribe;
         let reach = self.hub.reach(&filter);
-        let first = self.index.under(&filter).is_empty();
         self.delivery.flush_ranges(at);
         let key = self.delivery.subs.vacant_key() as u32;
+        let first = self.index.under(&filter).is_empty();
+        self.index.insert(&filter, Key { client: at, sub: key });
+        let place = self.index.place(&filter).filter(|_| first);
         let mut positions = Vec::with_capacity(reach.streams.len());
         let mut lanes: SmallVec<[(usize, Lane); 1]> = SmallVec::new();
         let mut waits = false;
@@ -141,7 +146,7 @@ impl Dispatch {
             let mut ordered = cell.lock();
             // From here on this shard is given what is published, so the head is where history ends.
             if first {
-                ordered.listen(&filter, self.number);
+                ordered.listen(&filter, self.number, place);
             }
             let cap = self.last_messages;
             let start = start::resolve(&from, cell.name.as_ref(), &ordered.log, &filter, terms, cap);
@@ -179,7 +184,6 @@ impl Dispatch {
             limit_bytes: terms.limit_bytes,
             live_only: reach.live_only,
         };
-        self.index.insert(&filter, Key { client: at, sub: key });
         self.delivery.subs.insert(Sub {
             client: at,
             level,
@@ -313,6 +317,7 @@ impl Dispatch {
         let mut waiting = std::mem::take(&mut self.waiting);
         self.inbox.take(&mut waiting);
         let mut items = waiting.items.make_contiguous();
+        self.fetch(items);
         while !items.is_empty() {
             let (burst, rest) = items.split_at_mut(burst_of_one_topic(items));
             self.fan_out(burst);
@@ -348,6 +353,18 @@ impl Dispatch {
         }
     }
 
+    /// Brings the subscriptions that `items` go to into the caches, as [`Log::fetch`](crate::stream::Log::fetch) does with
+    /// topics.
+    fn fetch(&self, items: &[Item]) {
+        for chunk in items.chunks(FETCHED) {
+            let first = |item: &Item| self.index.first_at(item.place?);
+            let keys: SmallVec<[Key; FETCHED]> = chunk.iter().filter_map(first).collect();
+            for key in keys {
+                black_box(self.delivery.subs.get(key.sub as usize).map(|sub| sub.sent));
+            }
+        }
+    }
+
     /// A stream's head, or how far this shard comes with what its inbox holds.
     fn level_head(&self, stream: &Stream) -> u64 {
         let ordered = stream.lock();
@@ -357,7 +374,7 @@ impl Dispatch {
     /// Fans messages of one topic out. One that is reported on comes alone.
     fn fan_out(&mut self, items: &[Item]) {
         let Some(first) = items.first() else { return };
-        let matches = self.index.matches(&first.published.message.topic);
+        let matches = self.index.matches_at(&first.published.message.topic, first.place);
         let report = self.delivery.fan_out(items, matches);
         if let Some(tally) = &first.tally
             && let Some(settled) = tally.add(report)
@@ -386,7 +403,7 @@ impl Dispatch {
                 Err(Evicted { start }) => (Vec::new(), start - 1),
             };
             for published in messages {
-                self.fan_out(&[Item { published, stream: Some(at), tally: None }]);
+                self.fan_out(&[Item { published, stream: Some(at), tally: None, place: None }]);
             }
             self.delivery.cursors[at] = self.delivery.cursors[at].max(scanned);
             if stream.lock().caught_up(self.number, scanned) {

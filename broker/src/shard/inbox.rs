@@ -18,6 +18,8 @@ pub struct Item {
     pub stream: Option<usize>,
     /// Where to tell how it went.
     pub tally: Option<Arc<Tally>>,
+    /// Where the shard's index had the topic, if it did, when the message came to its place: see `Index::matches_at`.
+    pub place: Option<u32>,
 }
 
 /// One shard's bounded inbound queue. It is filled under the streams' locks, so that its order is theirs; nobody ever

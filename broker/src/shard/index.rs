@@ -1,7 +1,7 @@
 //! Which subscriptions take a topic.
 //!
-//! Exact filters stand in a map, wildcards in a trie whose answers are cached by topic. A topic costs one look-up, and
-//! one more where any wildcard exists.
+//! Exact filters stand in a map, wildcards in a trie whose answers are cached by topic. A topic costs one look-up, none
+//! where it is known where it stands, and one more where any wildcard exists.
 
 use std::hash::BuildHasher;
 
@@ -13,7 +13,9 @@ use tidegate_protocol::{Filter, Topic};
 /// Subscriptions (`K`) by filter.
 #[derive(Debug)]
 pub struct Index<K> {
-    exact: HashTable<Exact<K>>,
+    exact: Slab<Exact<K>>,
+    /// Places in `exact` by topic.
+    places: HashTable<u32>,
     wild: Wild<K>,
     hasher: DefaultHashBuilder,
     len: usize,
@@ -77,7 +79,7 @@ impl<K: Copy + Ord> Index<K> {
     /// Without subscriptions.
     pub fn with_cache(limits: CacheLimits) -> Self {
         let hasher = DefaultHashBuilder::default();
-        Self { exact: HashTable::new(), wild: Wild::new(limits), hasher, len: 0 }
+        Self { exact: Slab::new(), places: HashTable::new(), wild: Wild::new(limits), hasher, len: 0 }
     }
 
     /// Adds `key` under `filter`; false where it stood there already. Cheapest where `key` is the largest.
@@ -90,13 +92,15 @@ impl<K: Copy + Ord> Index<K> {
 
     fn insert_exact(&mut self, filter: &Filter, key: K) -> bool {
         let hash = self.hasher.hash_one(filter.as_str());
-        if let Some(exact) = self.exact.find_mut(hash, |exact| exact.topic.as_str() == filter.as_str()) {
-            return exact.keys.insert(key);
+        if let Some(place) = self.find(hash, filter.as_str()) {
+            return self.exact[place as usize].keys.insert(key);
         }
         let Some(topic) = filter.as_topic() else { return false };
         let mut keys = List::new();
         keys.insert(key);
-        self.exact.insert_unique(hash, Exact { topic, hash, keys }, |exact| exact.hash);
+        let place = self.exact.insert(Exact { topic, hash, keys }) as u32;
+        let exact = &self.exact;
+        self.places.insert_unique(hash, place, |&place| exact[place as usize].hash);
         true
     }
 
@@ -113,14 +117,26 @@ impl<K: Copy + Ord> Index<K> {
         if filter.is_wildcard() {
             return self.wild.list_of(filter).map_or(&[], |list| &self.wild.lists[list].0);
         }
-        self.exact(self.hasher.hash_one(filter.as_str()), filter.as_str())
+        self.place(filter).map_or(&[], |place| &self.exact[place as usize].keys.0)
+    }
+
+    /// Where the subscriptions under exactly this filter stand, as long as there are any; nowhere for a wildcard.
+    pub fn place(&self, filter: &Filter) -> Option<u32> {
+        self.find(self.hasher.hash_one(filter.as_str()), filter.as_str())
     }
 
     /// Whose filters take `topic`.
     pub fn matches(&mut self, topic: &Topic) -> Matches<'_, K> {
-        let hash = self.hasher.hash_one(topic.as_str());
-        let wild = if self.wild.lists.is_empty() { &[] } else { self.wild.matches(hash, topic) };
-        let exact: &[K] = match self.exact.find_mut(hash, |exact| exact.topic == *topic) {
+        self.matches_at(topic, None)
+    }
+
+    /// The same, where `place` may be what [`Index::place`] said of `topic`: that saves the look-up. A place where something
+    /// else stands by now only costs a look at it.
+    pub fn matches_at(&mut self, topic: &Topic, place: Option<u32>) -> Matches<'_, K> {
+        let place = place
+            .filter(|&place| self.exact.get(place as usize).is_some_and(|exact| exact.topic == *topic))
+            .or_else(|| self.find(self.hasher.hash_one(topic.as_str()), topic.as_str()));
+        let exact: &[K] = match place.and_then(|place| self.exact.get_mut(place as usize)) {
             Some(exact) => {
                 if !exact.topic.is_copy_of(topic) {
                     exact.topic = topic.clone();
@@ -129,7 +145,16 @@ impl<K: Copy + Ord> Index<K> {
             }
             None => &[],
         };
+        let wild = match self.wild.lists.is_empty() {
+            true => &[],
+            false => self.wild.matches(self.hasher.hash_one(topic.as_str()), topic),
+        };
         Matches { exact, wild }
+    }
+
+    /// What stands first at `place`, whatever it is: see [`Index::matches_at`].
+    pub fn first_at(&self, place: u32) -> Option<K> {
+        self.exact.get(place as usize)?.keys.0.first().copied()
     }
 
     /// Whether any filter takes `topic`.
@@ -147,23 +172,32 @@ impl<K: Copy + Ord> Index<K> {
         self.len
     }
 
-    fn exact(&self, hash: u64, topic: &str) -> &[K] {
-        self.exact.find(hash, |exact| exact.topic.as_str() == topic).map_or(&[], |exact| &exact.keys.0)
+    fn find(&self, hash: u64, topic: &str) -> Option<u32> {
+        let exact = &self.exact;
+        let is_it = |&place: &u32| {
+            exact.get(place as usize).is_some_and(|exact| exact.hash == hash && exact.topic.as_str() == topic)
+        };
+        self.places.find(hash, is_it).copied()
     }
 
     fn remove_exact(&mut self, filter: &Filter, key: K) -> bool {
         let hash = self.hasher.hash_one(filter.as_str());
-        let Ok(mut exact) = self.exact.find_entry(hash, |exact| exact.topic.as_str() == filter.as_str())
-        else {
-            return false;
-        };
-        if !exact.get_mut().keys.remove(key) {
+        let Some(place) = self.find(hash, filter.as_str()) else { return false };
+        let keys = &mut self.exact[place as usize].keys;
+        if !keys.remove(key) {
             return false;
         }
-        if exact.get().keys.0.is_empty() {
-            exact.remove();
-            if is_sparse(self.exact.len(), self.exact.capacity()) {
-                self.exact.shrink_to(2 * self.exact.len(), |exact| exact.hash);
+        if keys.0.is_empty() {
+            self.exact.remove(place as usize);
+            if let Ok(entry) = self.places.find_entry(hash, |&known| known == place) {
+                entry.remove();
+            }
+            if self.exact.is_empty() {
+                self.exact = Slab::new();
+            }
+            if is_sparse(self.places.len(), self.places.capacity()) {
+                let exact = &self.exact;
+                self.places.shrink_to(2 * self.places.len(), |&place| exact[place as usize].hash);
             }
         }
         true
@@ -500,6 +534,20 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_is_found_where_it_stands_and_where_it_stood() {
+        let mut index = Index::new();
+        index.insert(&filter("a"), 1);
+        let stood = index.place(&filter("a"));
+        assert_eq!(index.matches_at(&topic("a"), stood).exact, [1]);
+        index.remove(&filter("a"), 1);
+        assert!(index.matches_at(&topic("a"), stood).is_empty());
+        index.insert(&filter("b"), 2);
+        index.insert(&filter("a"), 3);
+        assert_eq!(index.place(&filter("b")), stood, "the place has another owner");
+        assert_eq!(index.matches_at(&topic("a"), stood).exact, [3]);
+    }
+
+    #[test]
     fn an_answer_follows_every_change_of_the_wildcards() {
         let mut index = Index::new();
         index.insert(&filter("a.*"), 1);
@@ -546,7 +594,7 @@ mod tests {
             assert!(index.remove(one, 1));
         }
         assert!(index.is_empty());
-        assert!(index.exact.capacity() <= 64);
+        assert!(index.exact.capacity() <= 64 && index.places.capacity() <= 64);
         assert!(index.wild.root.tokens.capacity() == 0 && index.wild.lists.capacity() == 0);
         assert_eq!(index.wild.cache.entries.capacity(), 0);
     }
@@ -561,6 +609,6 @@ mod tests {
             index.remove(&filter("a"), key);
         }
         assert_eq!(index.under(&filter("a")), (0..10).collect::<Vec<_>>());
-        assert!(index.exact.iter().all(|exact| exact.keys.0.capacity() <= 128));
+        assert!(index.exact.iter().all(|(_, exact)| exact.keys.0.capacity() <= 128));
     }
 }

@@ -3,12 +3,17 @@
 use std::{
     collections::VecDeque,
     hash::BuildHasher,
+    hint::black_box,
     mem::{self, size_of},
     sync::Arc,
     vec,
 };
 
-use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use hashbrown::{
+    DefaultHashBuilder, HashTable,
+    hash_table::{Entry, OccupiedEntry},
+};
+use smallvec::SmallVec;
 use tidegate_protocol::{Epoch, Filter, Message, Position, Topic, position::StreamName};
 
 use super::{
@@ -80,8 +85,12 @@ pub struct Log {
     limits: LogLimits,
     sealed: VecDeque<Arc<Segment>>,
     active: Segment,
-    /// The topics that have a message in the log or a retained one.
+    /// The topics that have a message in the log or a retained one, and those that a shard listens to by name.
     topics: HashTable<TopicState>,
+    /// How many of `topics` have a message.
+    known: usize,
+    /// The bucket of the newest message's topic, as long as the table stays as it is.
+    newest_bucket: usize,
     retained: Retained,
     hasher: DefaultHashBuilder,
     /// Of the segments, and of the topics that are in them.
@@ -93,15 +102,35 @@ pub struct Log {
     evicted_time: Option<u64>,
 }
 
+/// A shard that listens to a topic by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// Which.
+    pub shard: u32,
+    /// Where its index has the topic, as far as anybody knows: see `Index::matches_at`.
+    pub place: u32,
+}
+
+impl Listener {
+    /// Where no index has anything.
+    pub const NO_PLACE: u32 = u32::MAX;
+}
+
+/// What a publish has to know of its topic, in one cache line: among many topics it is the miss that costs.
 #[derive(Debug)]
+#[repr(align(64))]
 struct TopicState {
     topic: Topic,
     hash: u64,
-    /// The offset of the topic's newest message. Below the log's start, that one is retained.
+    /// The offset of the topic's newest message, 0 where there is none. Below the log's start, that one is retained.
     newest: u64,
     /// The topic's slot in the segment that holds `newest`.
     slot: u32,
+    /// Ascending by shard. What they are given is the hub's business; here they cost no second look-up.
+    listeners: SmallVec<[Listener; 2]>,
 }
+
+const _: () = assert!(size_of::<TopicState>() == 64);
 
 /// A log has about this many segments: so much of it goes at once, 1.6 % of its bytes.
 const SEGMENTS_BY_BYTES: u64 = 64;
@@ -134,6 +163,8 @@ impl Log {
             sealed: VecDeque::new(),
             active: Segment::new(1, hasher.clone()),
             topics: HashTable::new(),
+            known: 0,
+            newest_bucket: 0,
             retained: Retained::new(limits.retain_last_bytes),
             hasher,
             bytes: 0,
@@ -264,7 +295,8 @@ impl Log {
             Known::Nothing => {}
             Known::Topic(topic) => take_topic(topic),
             Known::Wildcard => {
-                self.topics.iter().filter(|state| filter.matches(&state.topic)).for_each(take_topic);
+                let known = self.topics.iter().filter(|state| state.newest > 0);
+                known.filter(|state| filter.matches(&state.topic)).for_each(take_topic);
             }
         }
         newest.finish()
@@ -298,7 +330,7 @@ impl Log {
 
     /// How many topics have a message in the log or a retained one.
     pub fn topics(&self) -> usize {
-        self.topics.len()
+        self.known
     }
 
     /// Gives topics and the offsets of their newest messages to `each`, in no order: those in `count` places of the log's
@@ -306,9 +338,73 @@ impl Log {
     pub fn topics_at(&self, at: usize, count: usize, mut each: impl FnMut(&Topic, u64)) -> bool {
         let (end, all) = (at.saturating_add(count), self.topics.num_buckets());
         for state in (at..end.min(all)).filter_map(|place| self.topics.get_bucket(place)) {
-            each(&state.topic, state.newest);
+            if state.newest > 0 {
+                each(&state.topic, state.newest);
+            }
         }
         end < all
+    }
+}
+
+/// Who listens to which topic by name.
+impl Log {
+    /// A shard listens from now on.
+    pub fn listen(&mut self, topic: &Topic, listener: Listener) {
+        let hash = self.hasher.hash_one(topic.as_str());
+        let new =
+            || TopicState { topic: topic.clone(), hash, newest: 0, slot: 0, listeners: SmallVec::new() };
+        let entry = self.topics.entry(hash, |state| state.topic == *topic, |state| state.hash);
+        let listeners = &mut entry.or_insert_with(new).into_mut().listeners;
+        match listeners.binary_search_by_key(&listener.shard, |known| known.shard) {
+            Ok(at) => listeners[at] = listener,
+            Err(at) => listeners.insert(at, listener),
+        }
+    }
+
+    /// A shard listens no more.
+    pub fn unlisten(&mut self, topic: &Topic, shard: u32) {
+        let hash = self.hasher.hash_one(topic.as_str());
+        let Ok(mut state) = self.topics.find_entry(hash, |state| state.topic == *topic) else { return };
+        state.get_mut().listeners.retain(|listener| listener.shard != shard);
+        if state.get().is_idle() {
+            state.remove();
+            self.shrink_topics();
+        }
+    }
+
+    /// The shards that listen to `topic`, ascending. It is at hand where the newest message is of this topic.
+    pub fn listeners(&self, topic: &Topic) -> &[Listener] {
+        let newest = self.topics.get_bucket(self.newest_bucket);
+        let state = newest.filter(|state| state.topic.is_copy_of(topic)).or_else(|| {
+            let hash = self.hasher.hash_one(topic.as_str());
+            self.topics.find(hash, |state| state.topic == *topic)
+        });
+        state.map_or(&[], |state| &state.listeners)
+    }
+}
+
+/// How many topics are fetched at a time: what they touch stays in the nearest caches until it is used.
+const FETCHED: usize = 64;
+
+impl Log {
+    /// Brings what is known of topics that are about to be published to into the caches. Among very many topics each look-up
+    /// misses them, and misses that do not wait for each other cost hardly more than one.
+    pub fn fetch<'a>(&self, topics: impl Iterator<Item = &'a Topic>) {
+        let mut buckets = SmallVec::<[usize; FETCHED]>::new();
+        for topic in topics.take(FETCHED) {
+            let hash = self.hasher.hash_one(topic.as_str());
+            buckets.extend(self.topics.find_bucket_index(hash, |state| state.hash == hash));
+        }
+        for state in buckets.into_iter().filter_map(|bucket| self.topics.get_bucket(bucket)) {
+            black_box(state.topic.as_str().as_bytes().first().copied());
+        }
+    }
+}
+
+impl TopicState {
+    /// Whether nothing is to be known of it any more.
+    fn is_idle(&self) -> bool {
+        self.newest == 0 && self.listeners.is_empty()
     }
 }
 
@@ -344,15 +440,18 @@ impl Log {
         // The messages of a topic share its text, which is paid for once.
         let (topic, newest) = match &entry {
             Entry::Occupied(state) if state.get().topic.is_copy_of(&draft.topic) => {
-                (draft.topic, Some(state.get().newest))
+                (draft.topic, state.get().newest)
             }
-            Entry::Occupied(state) => (state.get().topic.clone(), Some(state.get().newest)),
-            Entry::Vacant(_) => (draft.topic, None),
+            Entry::Occupied(state) => (state.get().topic.clone(), state.get().newest),
+            Entry::Vacant(_) => (draft.topic, 0),
         };
-        let prev = newest.filter(|&newest| newest >= start);
+        let prev = (newest >= start).then_some(newest);
         if prev.is_none() {
             self.bytes += topic_cost(&topic);
-            newest.inspect(|&newest| self.retained.remove(newest));
+            match newest {
+                0 => self.known += 1,
+                newest => self.retained.remove(newest),
+            }
         }
         let message = Message {
             topic,
@@ -380,6 +479,7 @@ impl Log {
         let before = self.active.bytes();
         match entry {
             Entry::Occupied(mut state) => {
+                self.newest_bucket = state.bucket_index();
                 let state = state.get_mut();
                 if state.newest >= self.active.first() {
                     self.active.push(state.slot, published.clone());
@@ -390,7 +490,9 @@ impl Log {
             }
             Entry::Vacant(place) => {
                 let slot = self.active.push_topic(hash, published.clone());
-                place.insert(TopicState { topic: published.topic().clone(), hash, newest: offset, slot });
+                let (topic, listeners) = (published.topic().clone(), SmallVec::new());
+                let state = place.insert(TopicState { topic, hash, newest: offset, slot, listeners });
+                self.newest_bucket = state.bucket_index();
             }
         }
         self.bytes += self.active.bytes() - before;
@@ -421,7 +523,8 @@ impl Log {
             if self.retained.takes(message) {
                 leaving.push((offset, Held { hash, message: message.clone() }));
             } else {
-                state.remove();
+                self.known -= 1;
+                forget_newest(state);
             }
         }
         leaving.sort_unstable_by_key(|&(offset, _)| offset);
@@ -430,14 +533,27 @@ impl Log {
         }
         while let Some((offset, Held { hash, .. })) = self.retained.pop_excess() {
             if let Ok(state) = self.topics.find_entry(hash, |state| state.newest == offset) {
-                state.remove();
+                self.known -= 1;
+                forget_newest(state);
             }
         }
+        self.shrink_topics();
+        self.spare = Spare::of(segment, texts);
+        true
+    }
+
+    fn shrink_topics(&mut self) {
         if self.topics.len() < self.topics.capacity() / 8 && self.topics.capacity() > MIN_TOPICS_CAPACITY {
             self.topics.shrink_to(2 * self.topics.len(), |state| state.hash);
         }
-        self.spare = Spare::of(segment, texts);
-        true
+    }
+}
+
+/// A topic has no message left.
+fn forget_newest(mut state: OccupiedEntry<'_, TopicState>) {
+    state.get_mut().newest = 0;
+    if state.get().is_idle() {
+        state.remove();
     }
 }
 
@@ -487,7 +603,7 @@ impl Log {
         }
         let hash = self.hasher.hash_one(filter.as_str());
         let topic = self.topics.find(hash, |state| state.topic.as_str() == filter.as_str());
-        topic.map_or(Known::Nothing, Known::Topic)
+        topic.filter(|topic| topic.newest > 0).map_or(Known::Nothing, Known::Topic)
     }
 
     /// The segment that holds `offset`, if any does.
@@ -589,6 +705,28 @@ mod tests {
         assert_eq!(*log.get(1).unwrap().topic(), Topic::parse("quiet").unwrap());
         assert_eq!(log.append(draft("quiet", 10), 1_000, None).unwrap().message.prev, None);
         assert_eq!(log.get(1), None, "its next value is the newest now");
+    }
+
+    #[test]
+    fn who_listens_stands_beside_a_topics_messages_and_outlives_them() {
+        let mut log = log(LogLimits { max_bytes: 20_000, retain_last_bytes: 0, ..UNLIMITED });
+        let (heard, listener) = (Topic::parse("heard").unwrap(), |shard| Listener { shard, place: 7 });
+        log.listen(&heard, listener(1));
+        log.listen(&heard, listener(0));
+        assert_eq!((log.topics(), log.last(&Filter::parse(">").unwrap(), 1, None, 10)), (0, Last::default()));
+        let first = log.append(draft("heard", 10), 0, None).unwrap();
+        assert_eq!((log.topics(), first.message.prev), (1, None));
+        assert_eq!(log.listeners(&heard), [listener(0), listener(1)]);
+        for time in 0..1_000 {
+            log.append(draft("flood", 100), time, None).unwrap();
+        }
+        assert_eq!((log.topics(), log.get(1)), (1, None), "its message is gone");
+        assert_eq!(log.listeners(&heard), [listener(0), listener(1)]);
+        log.unlisten(&heard, 0);
+        assert_eq!(log.listeners(&heard), [listener(1)]);
+        log.unlisten(&heard, 1);
+        assert_eq!(log.listeners(&heard), []);
+        assert_eq!(log.topics.len(), 1, "nothing is kept of a topic without a message and a listener");
     }
 
     #[test]

@@ -17,6 +17,6 @@ pub mod published;
 pub mod retained;
 pub mod segment;
 
-pub use log::{Last, Log, LogLimits, Read, Since};
+pub use log::{Last, Listener, Log, LogLimits, Read, Since};
 pub use published::{Draft, Published};
 pub use segment::{ReadBudget, Segment};
