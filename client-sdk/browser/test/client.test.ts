@@ -649,6 +649,22 @@ describe('subscriptions', () => {
     ]);
   });
 
+  it('are told a gap beyond the mark before the doubt about what it may have told', async (t) => {
+    const { newest, items, id } = await subscribed(t);
+    newest().say(message(1));
+    newest().say({ op: 'mark', positions: [{ epoch: 'e', offset: 2 }], subs: [{ sub: id, messages: 2, gapped: 0 }] });
+    await settled();
+    const again = newest().last('subscribe').id;
+    // 2 was written and never came; the log has let go of it since, and of what followed it.
+    const gone = { op: 'gap', sub: again, reason: 'evicted', policy: 'catch_up', count: 4, from: 2, to: 5 } as const;
+    newest().say(acked(again, 1), gone);
+    const taken: Item[] = [];
+    for (let n = 0; n < 3; n++) taken.push((await items.next()).value!);
+    assert.deepEqual(taken.map((item) => (item.type == 'gap' ? [item.reason, item.count, item.atMost] : item.type)), [
+      'message', ['evicted', 4, undefined], ['books', undefined, 1],
+    ]);
+  });
+
   it('are asked for again where the broker has no room for the moment', async (t) => {
     const { client, newest, pass } = start(t);
     const subscription = client.subscribe('a');

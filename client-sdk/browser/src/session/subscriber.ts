@@ -218,13 +218,12 @@ export function createSubscriber(filter: string, options: SubscribeOptions, cred
       const messages = count ?? atMost ?? 0;
       books.gapped += messages;
       const state = to && find(stream);
-      let position: Position | undefined;
-      if (state) {
-        const offset = (state.offset = Math.max(state.offset, to));
-        position = { stream, epoch: state.epoch, offset };
-        mend(state, messages, from!, to);
-      }
+      const position = state
+        ? { stream, epoch: state.epoch, offset: (state.offset = Math.max(state.offset, to)) }
+        : undefined;
+      // Before what a repair has to say that ends with it: that is of what this gap may have told already.
       notice({ type: 'gap', ...gap, atMost, position });
+      if (state) mend(state, messages, from!, to);
     },
 
     /** Compares first. Where the books agree, the mark's positions hold, but for one that is behind. */
