@@ -36,7 +36,7 @@ pub struct Connection {
     read_closed: bool,
     reader: FrameReader,
     handshake: CloseHandshake,
-    /// What was read from the socket and not yet taken: behind the upgrade request, or behind a break.
+    /// What was read from the socket and not yet taken: behind the upgrade request, or kept.
     unread: Option<Box<Unread>>,
     /// What goes to the socket before any data.
     pending: Option<Box<Pending>>,
@@ -44,17 +44,37 @@ pub struct Connection {
     stalled_since: Option<Instant>,
 }
 
-/// How far [`Connection::read`] came.
+/// What [`Connection::fill`] put into the buffer, and what is to be done when it is taken.
 #[derive(Debug)]
 #[must_use]
-pub enum ReadOutcome {
-    /// The socket is drained: wait until it is readable.
-    Blocked,
-    /// There may be more, since the budget is used up or `on` broke: call again, no event will tell.
+pub struct Filled {
+    /// So much of the buffer, from its beginning, goes to [`Connection::take`].
+    pub bytes: usize,
+    /// How the socket stands behind them.
+    pub then: Then,
+}
+
+/// How a socket stands after a read.
+#[derive(Debug)]
+pub enum Then {
+    /// Drained: wait until it is readable.
+    Wait,
+    /// There may be more: fill again, no event will tell.
     More,
-    /// The peer will send no further message. Told once, or twice where the stream's end follows a close frame; drop
-    /// the connection when it [is done](Connection::is_done), and read on until then.
+    /// The peer's stream ended. Drop the connection when it [is done](Connection::is_done), and fill on until then.
     Closed(End),
+}
+
+/// How far [`Connection::take`] came.
+#[derive(Debug)]
+#[must_use]
+pub enum Taken {
+    /// All of it, and the stream goes on.
+    All,
+    /// So many bytes, since a message was answered with a break: the others are untouched.
+    Broke(usize),
+    /// All of it; the peer will send no further message. Told once: what comes behind is thrown away.
+    Ended(End),
 }
 
 /// How the peer's side of a connection ended.
@@ -104,7 +124,7 @@ struct Pending {
 
 impl Connection {
     /// A connection over an upgraded socket. `leftover` is what the client sent right behind its request: call
-    /// [`read`](Self::read) once without waiting for an event if it is not empty.
+    /// [`fill`](Self::fill) once without waiting for an event if it is not empty.
     pub fn new(stream: TcpStream, leftover: Bytes, now: Instant) -> Self {
         let unread = (!leftover.is_empty()).then(|| Box::new(Unread { bytes: leftover.into(), at: 0 }));
         Self {
@@ -132,69 +152,98 @@ impl Connection {
         self.read_closed = true;
     }
 
-    /// Reads until the socket is drained or `budget` bytes came, and gives each message to `on`. Where `on` breaks, it
-    /// stops behind that message and keeps what it had read: backpressure.
-    ///
-    /// Pings and close frames are answered by the next [`write`](Self::write); after a close frame of either side, or a
-    /// violation, messages are read and thrown away.
-    pub fn read(
-        &mut self,
-        scratch: &mut [u8],
-        limits: &ReaderLimits,
-        budget: usize,
-        now: Instant,
-        on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
-    ) -> ReadOutcome {
-        let mut end = None;
+    /// Reads once, what was [kept](Self::keep) first. What it read goes to [`take`](Self::take), in one piece or several,
+    /// before the next call.
+    pub fn fill(&mut self, buffer: &mut [u8], now: Instant) -> Filled {
         if let Some(mut unread) = self.unread.take() {
-            match self.feed(&mut unread.bytes[unread.at..], limits, now, on) {
-                Fed::All => {}
-                Fed::Broke(used) => {
-                    unread.at += used;
-                    if unread.at < unread.bytes.len() {
-                        self.unread = Some(unread);
-                    }
-                    return ReadOutcome::More;
-                }
-                Fed::Ended(how) => end = Some(how),
+            let bytes = buffer.len().min(unread.bytes.len() - unread.at);
+            buffer[..bytes].copy_from_slice(&unread.bytes[unread.at..][..bytes]);
+            unread.at += bytes;
+            if unread.at < unread.bytes.len() {
+                self.unread = Some(unread);
             }
+            return Filled { bytes, then: Then::More };
         }
-        let mut total = 0;
-        let outcome = loop {
-            let read = match self.stream.read(scratch) {
+        loop {
+            let then = match self.stream.read(buffer) {
                 Ok(0) => {
                     self.handshake.on_end();
-                    break ReadOutcome::Closed(End::Lost(None));
+                    Then::Closed(End::Lost(None))
                 }
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break ReadOutcome::Blocked,
+                Ok(bytes) => {
+                    self.last_heard = now;
+                    let drained = bytes < buffer.len() && !self.read_closed;
+                    return Filled { bytes, then: if drained { Then::Wait } else { Then::More } };
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Then::Wait,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     self.handshake.on_failure();
-                    break ReadOutcome::Closed(End::Lost(Some(error.kind())));
+                    Then::Closed(End::Lost(Some(error.kind())))
                 }
             };
-            self.last_heard = now;
-            total += read;
-            match self.feed(&mut scratch[..read], limits, now, on) {
-                Fed::All => {}
-                Fed::Broke(used) => {
-                    if used < read {
-                        self.unread = Some(Box::new(Unread { bytes: scratch[used..read].to_vec(), at: 0 }));
-                    }
-                    return ReadOutcome::More;
+            return Filled { bytes: 0, then };
+        }
+    }
+
+    /// Gives each message of what was read to `on`. Where `on` breaks, it stops behind that message.
+    ///
+    /// Pings and close frames are answered by the next [`write`](Self::write); after a close frame of either side, or a
+    /// violation, messages are thrown away.
+    pub fn take(
+        &mut self,
+        input: &mut [u8],
+        limits: &ReaderLimits,
+        now: Instant,
+        on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
+    ) -> Taken {
+        let Self { reader, handshake, pending, .. } = self;
+        let mut broke = false;
+        let mut closed = None;
+        let fed = reader.feed(input, limits, &mut |event| {
+            match event {
+                Event::Message { kind, data } if handshake.is_open() => {
+                    let flow = on(kind, data);
+                    broke = flow.is_break();
+                    return flow;
                 }
-                // The rest is thrown away, here and now if it is no more than the budget.
-                Fed::Ended(how) => end = Some(how),
+                Event::Ping(payload) if handshake.is_open() => {
+                    pending.get_or_insert_default().push_pong(payload);
+                }
+                Event::Message { .. } | Event::Ping(_) | Event::Pong(_) => {}
+                Event::Close(code, _) => {
+                    if handshake.on_peer_close(now) {
+                        queue_close(pending, code, "");
+                    }
+                    closed = Some(End::Peer(code));
+                }
             }
-            if read < scratch.len() && !self.read_closed {
-                break ReadOutcome::Blocked;
+            ControlFlow::Continue(())
+        });
+        match (fed, closed) {
+            (Ok(used), _) if broke => Taken::Broke(used),
+            (Ok(_), Some(end)) => Taken::Ended(end),
+            (Ok(_), None) => Taken::All,
+            (Err(violation), _) => {
+                if handshake.on_violation(now) {
+                    queue_close(pending, Some(violation.code.number()), violation.reason);
+                } else if pending.is_none() && handshake.on_written() {
+                    // Our close frame went before: there is nothing left to say.
+                    shut_down(&self.stream);
+                }
+                Taken::Ended(End::Violation(violation))
             }
-            if total >= budget {
-                break ReadOutcome::More;
-            }
-        };
-        end.map_or(outcome, ReadOutcome::Closed)
+        }
+    }
+
+    /// Keeps the end of what [`fill`](Self::fill) gave last, which was not taken: backpressure. The next one begins
+    /// with it.
+    pub fn keep(&mut self, rest: &[u8]) {
+        match &mut self.unread {
+            _ if rest.is_empty() => {}
+            Some(unread) => unread.at -= rest.len(),
+            None => self.unread = Some(Box::new(Unread { bytes: rest.to_vec(), at: 0 })),
+        }
     }
 
     /// Sends what is pending, then `data`: whole WebSocket messages, one behind the other; then, if a close frame waits
@@ -286,53 +335,6 @@ impl Connection {
         self.reader.buffered() + unread + pending
     }
 
-    /// Feeds the reader and acts on control frames.
-    fn feed(
-        &mut self,
-        input: &mut [u8],
-        limits: &ReaderLimits,
-        now: Instant,
-        on: &mut dyn FnMut(Kind, &mut [u8]) -> ControlFlow<()>,
-    ) -> Fed {
-        let Self { reader, handshake, pending, .. } = self;
-        let mut broke = false;
-        let mut closed = None;
-        let fed = reader.feed(input, limits, &mut |event| {
-            match event {
-                Event::Message { kind, data } if handshake.is_open() => {
-                    let flow = on(kind, data);
-                    broke = flow.is_break();
-                    return flow;
-                }
-                Event::Ping(payload) if handshake.is_open() => {
-                    pending.get_or_insert_default().push_pong(payload);
-                }
-                Event::Message { .. } | Event::Ping(_) | Event::Pong(_) => {}
-                Event::Close(code, _) => {
-                    if handshake.on_peer_close(now) {
-                        queue_close(pending, code, "");
-                    }
-                    closed = Some(End::Peer(code));
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        match (fed, closed) {
-            (Ok(used), _) if broke => Fed::Broke(used),
-            (Ok(_), Some(end)) => Fed::Ended(end),
-            (Ok(_), None) => Fed::All,
-            (Err(violation), _) => {
-                if handshake.on_violation(now) {
-                    queue_close(pending, Some(violation.code.number()), violation.reason);
-                } else if pending.is_none() && handshake.on_written() {
-                    // Our close frame went before: there is nothing left to say.
-                    shut_down(&self.stream);
-                }
-                Fed::Ended(End::Violation(violation))
-            }
-        }
-    }
-
     /// Sends what is pending, then data, then a close frame. Says also whether the kernel took anything.
     fn write_out(&mut self, data: &[u8]) -> io::Result<(Written, bool)> {
         let mut progress = false;
@@ -402,16 +404,6 @@ impl Drop for Connection {
             let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
-}
-
-/// How a piece of input was taken.
-enum Fed {
-    /// All of it, and the stream goes on.
-    All,
-    /// This much, since a message was answered with a break.
-    Broke(usize),
-    /// All of it; no further message will come.
-    Ended(End),
 }
 
 impl Pending {
@@ -497,7 +489,6 @@ mod tests {
 
     const LIMITS: ReaderLimits = ReaderLimits { max_message_bytes: 1 << 20, max_fragments: 16 };
     const TIMEOUT: Duration = Duration::from_secs(1);
-    const BUDGET: usize = 1 << 20;
 
     /// A connection, its peer's blocking socket, and a poll that tells of the connection's readiness.
     struct Pair {
@@ -538,23 +529,34 @@ mod tests {
             }
         }
 
-        fn read(&mut self, scratch: usize, on: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> ReadOutcome {
-            self.connection.read(&mut vec![0; scratch], &LIMITS, BUDGET, self.now, &mut |_, data| on(data))
+        /// Fills a buffer once and takes it, as far as `on` goes along.
+        fn read(&mut self, buffer: usize, on: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) -> Then {
+            let mut buffer = vec![0; buffer];
+            let filled = self.connection.fill(&mut buffer, self.now);
+            let input = &mut buffer[..filled.bytes];
+            match self.connection.take(input, &LIMITS, self.now, &mut |_, data| on(data)) {
+                Taken::All => filled.then,
+                Taken::Broke(used) => {
+                    self.connection.keep(&input[used..]);
+                    Then::More
+                }
+                Taken::Ended(end) => Then::Closed(end),
+            }
         }
 
         /// Reads until a message is `last` or the peer's side ends; gives all messages and the end.
         fn read_until(&mut self, last: &[u8]) -> (Vec<Vec<u8>>, Option<End>) {
             let mut messages: Vec<Vec<u8>> = Vec::new();
             loop {
-                let outcome = self.read(4096, &mut |data| {
+                let then = self.read(4096, &mut |data| {
                     messages.push(data.to_vec());
                     ControlFlow::Continue(())
                 });
-                match outcome {
-                    ReadOutcome::Closed(end) => return (messages, Some(end)),
+                match then {
+                    Then::Closed(end) => return (messages, Some(end)),
                     _ if messages.last().is_some_and(|message| message == last) => return (messages, None),
-                    ReadOutcome::Blocked => self.wait(),
-                    ReadOutcome::More => {}
+                    Then::Wait => self.wait(),
+                    Then::More => {}
                 }
             }
         }
@@ -616,15 +618,15 @@ mod tests {
         let mut heard = Vec::new();
         while heard.len() < sent.len() {
             let before = heard.len();
-            let outcome = pair.read(1000, &mut |data| {
+            let then = pair.read(1000, &mut |data| {
                 heard.push(data.to_vec());
                 ControlFlow::Break(())
             });
             assert!(heard.len() <= before + 1, "it went on after a break");
-            match outcome {
-                ReadOutcome::More => assert_eq!(heard.len(), before + 1),
-                ReadOutcome::Blocked => pair.wait(),
-                ReadOutcome::Closed(end) => panic!("{end:?}"),
+            match then {
+                Then::More => {}
+                Then::Wait => pair.wait(),
+                Then::Closed(end) => panic!("{end:?}"),
             }
         }
         assert_eq!(heard, sent);
@@ -806,7 +808,7 @@ mod tests {
                 assert!(pair.connection.write(b"anybody", pair.now).is_err());
             } else {
                 let outcome = pair.read(100, &mut |_| ControlFlow::Continue(()));
-                assert!(matches!(outcome, ReadOutcome::Closed(End::Lost(Some(_)))), "{outcome:?}");
+                assert!(matches!(outcome, Then::Closed(End::Lost(Some(_)))), "{outcome:?}");
             }
             assert_eq!(pair.write(b"anybody"), Written { taken: 0, blocked: false });
             assert!(pair.connection.is_done(pair.now, TIMEOUT));

@@ -62,7 +62,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    connection::{Connection, ReadOutcome},
+    connection::{Connection, Taken, Then},
     http::{Admitted, Upgraded},
     hub::Hub,
     metrics::Published as PublishedMetrics,
@@ -109,6 +109,12 @@ struct Begin<'a> {
     blocked: bool,
 }
 
+/// What one read of a connection may still do.
+struct Room {
+    bytes: usize,
+    frames: usize,
+}
+
 /// See the module.
 pub struct Shard {
     number: usize,
@@ -150,6 +156,9 @@ pub struct Shard {
 const READ_BYTES: usize = 256 << 10;
 /// Frames carried out before the shard looks at other connections.
 const FRAMES: usize = 1024;
+/// Frames decoded before the first is carried out: as many buffers of one size as glibc's allocator keeps at hand in a
+/// thread (its `tcache_count` is 7).
+const AHEAD: usize = 7;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Topics of which a shard remembers that they are valid: 96 KiB, and as many texts of at most 255 bytes.
 const TOPICS: usize = 4096;
@@ -345,56 +354,100 @@ impl Shard {
         if client.paused || client.held.is_some() {
             return;
         }
-        let (codec, frames, topics) = (client.codec, &mut self.frames, &mut self.topics);
-        let wanted = match codec {
-            tidegate_protocol::Codec::Json => Kind::Text,
-            tidegate_protocol::Codec::Bincode => Kind::Binary,
-        };
-        let mut unsupported = false;
-        let mut bytes_in = 0;
-        let misses = topics.misses();
-        let outcome = client.connection.read(
-            &mut self.scratch,
-            &self.reader_limits,
-            READ_BYTES,
-            self.dispatch.delivery.now,
-            &mut |kind, data| {
-                bytes_in += data.len() as u64;
-                if kind != wanted {
-                    unsupported = true;
-                    return ControlFlow::Break(());
+        let mut room = Room { bytes: READ_BYTES, frames: FRAMES };
+        let mut ended = false;
+        let more = loop {
+            let client = &mut self.dispatch.delivery.clients[at as usize];
+            let filled = client.connection.fill(&mut self.scratch, self.dispatch.delivery.now);
+            match self.take(at, filled.bytes, &mut room) {
+                Taken::All => {}
+                Taken::Broke(used) => {
+                    let client = &mut self.dispatch.delivery.clients[at as usize];
+                    client.connection.keep(&self.scratch[used..filled.bytes]);
+                    break true;
                 }
-                frames.extend(codec.decode_client_with(data, topics));
-                if frames.len() >= FRAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            },
-        );
-        self.dispatch.delivery.counters.bytes_in += bytes_in;
-        if matches!(outcome, ReadOutcome::More) && !client.reading {
+                Taken::Ended(_) => ended = true,
+            }
+            room.bytes = room.bytes.saturating_sub(filled.bytes);
+            match filled.then {
+                Then::Wait => break false,
+                Then::More if room.bytes == 0 => break true,
+                Then::More => {}
+                Then::Closed(_) => {
+                    ended = true;
+                    break false;
+                }
+            }
+        };
+        let client = &mut self.dispatch.delivery.clients[at as usize];
+        if more && !ended && !client.reading {
             client.reading = true;
             self.reads.push_back(at);
         }
         if client.connection.has_pending() {
             self.dispatch.delivery.mark_dirty(at);
         }
-        if unsupported {
-            let reason = format!("{} takes {wanted:?} messages", codec.subprotocol());
-            self.dispatch.delivery.end(at, End::Close(CloseCode::Unsupported, reason));
-        }
-        // A topic that comes often is at hand, and one alone is fetched as it is used.
-        if self.topics.misses() > misses + 1 {
-            self.dispatch.hub.expect(self.frames.iter().filter_map(|frame| match frame {
-                Ok(ClientFrame::Publish(publish)) => Some(&publish.topic),
-                _ => None,
-            }));
-        }
-        self.carry_out_frames(at);
-        if matches!(outcome, ReadOutcome::Closed(_)) {
+        if ended {
             self.dispatch.delivery.end(at, End::Gone);
         }
         let buffered = self.dispatch.delivery.charge(at);
         if self.dispatch.delivery.buffered > self.buffer_budget && buffered > SMALL_BUFFER {
             let reason = CloseCode::OverBudget.reason().into();
             self.dispatch.delivery.end(at, End::Close(CloseCode::OverBudget, reason));
+        }
+    }
+
+    /// Takes what was read, a few frames at a time. What comes behind a frame that there is no room for waits with it: a
+    /// publisher that comes again on another shard must not overtake what it sent here.
+    fn take(&mut self, at: u32, bytes: usize, room: &mut Room) -> Taken {
+        let mut used = 0;
+        loop {
+            let client = &mut self.dispatch.delivery.clients[at as usize];
+            let ahead = if client.held.is_some() { room.frames } else { AHEAD.min(room.frames) };
+            let (codec, frames, topics) = (client.codec, &mut self.frames, &mut self.topics);
+            let wanted = match codec {
+                tidegate_protocol::Codec::Json => Kind::Text,
+                tidegate_protocol::Codec::Bincode => Kind::Binary,
+            };
+            let mut unsupported = false;
+            let mut bytes_in = 0;
+            let misses = topics.misses();
+            let taken = client.connection.take(
+                &mut self.scratch[used..bytes],
+                &self.reader_limits,
+                self.dispatch.delivery.now,
+                &mut |kind, data| {
+                    bytes_in += data.len() as u64;
+                    if kind != wanted {
+                        unsupported = true;
+                        return ControlFlow::Break(());
+                    }
+                    frames.extend(codec.decode_client_with(data, topics));
+                    if frames.len() >= ahead { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                },
+            );
+            self.dispatch.delivery.counters.bytes_in += bytes_in;
+            if unsupported {
+                let reason = format!("{} takes {wanted:?} messages", codec.subprotocol());
+                self.dispatch.delivery.end(at, End::Close(CloseCode::Unsupported, reason));
+            }
+            // A topic that comes often is at hand, and one alone is fetched as it is used.
+            if self.topics.misses() > misses + 1 {
+                self.dispatch.hub.expect(self.frames.iter().filter_map(|frame| match frame {
+                    Ok(ClientFrame::Publish(publish)) => Some(&publish.topic),
+                    _ => None,
+                }));
+            }
+            room.frames = room.frames.saturating_sub(self.frames.len());
+            match &mut self.dispatch.delivery.clients[at as usize].held {
+                Some(held) => held.frames.append(&mut self.frames),
+                None => self.carry_out_frames(at),
+            }
+            let Taken::Broke(more) = taken else { return taken };
+            used += more;
+            if room.frames == 0 || self.dispatch.delivery.clients[at as usize].ending {
+                return Taken::Broke(used);
+            }
         }
     }
 

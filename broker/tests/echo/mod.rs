@@ -17,7 +17,7 @@ use std::{
 use mio::{Events, Interest, Poll, Token, Waker, event::Event};
 use tidegate::{
     admission::Admissions,
-    connection::{Connection, ReadOutcome},
+    connection::{Connection, Taken, Then},
     http::{self, Origins, Site, Upgraded},
     websocket::{Kind, ReaderLimits, writer::push_frame},
 };
@@ -28,7 +28,7 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Upgrades that wait for the loop; beyond them the HTTP side waits.
 const UPGRADED: usize = 1024;
 const WAKE: Token = Token(usize::MAX);
-/// What a connection may read before the others have their turn, in bytes.
+/// Echoes that wait before a peer is read no further, in bytes.
 const BUDGET: usize = 256 * 1024;
 
 /// Echoes until the process ends.
@@ -146,12 +146,19 @@ impl Peer {
 
     fn on_readable(&mut self, scratch: &mut [u8], limits: &ReaderLimits, now: Instant) {
         let waiting = &mut self.waiting;
-        let outcome =
-            self.connection.read(scratch, limits, BUDGET, now, &mut |kind: Kind, data: &mut [u8]| {
-                push_frame(waiting, kind.into(), data);
-                if waiting.len() < BUDGET { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            });
-        self.readable = matches!(outcome, ReadOutcome::More);
+        let filled = self.connection.fill(scratch, now);
+        let input = &mut scratch[..filled.bytes];
+        let taken = self.connection.take(input, limits, now, &mut |kind: Kind, data: &mut [u8]| {
+            push_frame(waiting, kind.into(), data);
+            if waiting.len() < BUDGET { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        self.readable = match taken {
+            Taken::Broke(used) => {
+                self.connection.keep(&input[used..]);
+                true
+            }
+            Taken::All | Taken::Ended(_) => matches!(filled.then, Then::More),
+        };
     }
 
     fn on_writable(&mut self, now: Instant) {
