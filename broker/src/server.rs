@@ -197,7 +197,7 @@ pub async fn run(
     });
     let (failed, mut failure) = mpsc::channel(count);
     let (orders, ordered): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(ORDERS)).unzip();
-    let turns = Arc::new(Turns::new(orders.clone()));
+    let turns = Arc::new(Turns::new(orders.iter().cloned().zip(inboxes.iter().cloned())));
     let mut threads = Vec::with_capacity(count);
     for (number, (inbox, ordered)) in inboxes.iter().zip(ordered).enumerate() {
         let parts = Parts {
@@ -219,9 +219,10 @@ pub async fn run(
     };
     shared.ready.store(false, Relaxed);
     let deadline = Instant::now() + shared.config.server.drain_timeout;
-    for orders in &orders {
+    for (orders, inbox) in orders.iter().zip(&inboxes) {
         // A shard that has failed takes no order; its error is told below.
         let _ = orders.send(Order::Drain { deadline }).await;
+        inbox.wake();
     }
     for thread in threads {
         // It ends by itself once drained; waiting for the thread is waiting for its deadline at the most.
@@ -259,9 +260,9 @@ fn start_shard(
                 let max_serving = HTTP_CONNECTIONS.div_ceil(parts.shards);
                 let mut shard = Shard::new(parts)?;
                 let site = site(&shared, &orders)?;
-                let serving = Rc::new(Cell::new(0));
-                let serve = serve_http(site.clone(), orders, serving.clone());
-                shard.listen(Front { listener, turns, site, serving, max_serving, serve })?;
+                let (serving, tasks) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+                let serve = serve_http(site.clone(), orders, serving.clone(), tasks.clone());
+                shard.listen(Front { listener, turns, site, serving, max_serving, tasks, serve })?;
                 shard.run(ordered).await
             })
         };
@@ -293,10 +294,13 @@ fn serve_http(
     site: Rc<Site>,
     orders: mpsc::Sender<Order>,
     serving: Rc<Cell<usize>>,
+    tasks: Rc<Cell<usize>>,
 ) -> Box<dyn FnMut(TcpStream, Begun)> {
     Box::new(move |stream, begun| {
         let (site, orders, slot) = (site.clone(), orders.clone(), Slot::take(&serving));
+        let task = Slot::take(&tasks);
         tokio::task::spawn_local(async move {
+            let _task = task;
             if let Ok(stream) = tokio::net::TcpStream::from_std(stream)
                 && let Some(upgraded) = http::serve(stream, begun, site, slot).await
             {
@@ -307,7 +311,7 @@ fn serve_http(
     })
 }
 
-/// A place among a shard's HTTP connections.
+/// A place among a shard's HTTP connections, or their tasks.
 struct Slot(Rc<Cell<usize>>);
 
 impl Slot {

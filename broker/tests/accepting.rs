@@ -325,6 +325,7 @@ struct Shards {
     address: SocketAddr,
     metrics: Arc<Metrics>,
     orders: Vec<mpsc::Sender<Order>>,
+    inboxes: Box<[Arc<Inbox>]>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -338,7 +339,7 @@ impl Shards {
         let hub = Arc::new(Hub::new(&config, inboxes.clone(), Box::new(Memory), || Epoch(1)));
         let metrics = Arc::new(Metrics::new(count, 1 << 20, 1 << 20));
         let (orders, ordered): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(16)).unzip();
-        let turns = Arc::new(Turns::new(orders.clone()));
+        let turns = Arc::new(Turns::new(orders.iter().cloned().zip(inboxes.iter().cloned())));
         let start = |(number, ordered): (usize, mpsc::Receiver<Order>)| {
             let (config, hub, inbox) = (config.clone(), hub.clone(), inboxes[number].clone());
             let parts = Parts { number, shards: count, config, hub, inbox, metrics: metrics.shard(number) };
@@ -356,15 +357,16 @@ impl Shards {
                         demo: false,
                     });
                     let serve = Box::new(|_, _| unreachable!("every request comes whole"));
-                    let serving = Rc::new(Cell::new(0));
+                    let (serving, tasks) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
                     let mut shard = Shard::new(parts).unwrap();
-                    shard.listen(Front { listener, turns, site, serving, max_serving: 64, serve }).unwrap();
+                    let front = Front { listener, turns, site, serving, max_serving: 64, tasks, serve };
+                    shard.listen(front).unwrap();
                     shard.run(ordered).await.unwrap();
                 });
             })
         };
         let threads = ordered.into_iter().enumerate().map(start).collect();
-        Self { address, metrics, orders, threads }
+        Self { address, metrics, orders, inboxes, threads }
     }
 
     fn connect(&self) -> TcpStream {
@@ -388,8 +390,9 @@ impl Shards {
     }
 
     fn stop(self) {
-        for orders in &self.orders {
+        for (orders, inbox) in self.orders.iter().zip(&self.inboxes) {
             orders.blocking_send(Order::Drain { deadline: Instant::now() }).unwrap();
+            inbox.wake();
         }
         for thread in self.threads {
             thread.join().unwrap();

@@ -22,13 +22,13 @@ use mio::{Interest, Token, net::TcpStream};
 use slab::Slab;
 use tokio::sync::mpsc;
 
-use super::{Begin, Order, Shard};
+use super::{Begin, Order, Shard, inbox::Inbox};
 use crate::http::{Begun, Site, door};
 
 /// The listener's token, and below it those of fresh sockets: no connection has one, since the slab's places end before.
-const LISTENER: usize = usize::MAX;
+pub(super) const LISTENER: usize = usize::MAX;
 /// More than any configuration lets wait.
-const FRESH: usize = 1 << 20;
+pub(super) const FRESH: usize = 1 << 20;
 /// Sockets accepted in a tick, so that a storm starves nobody who is connected.
 const ACCEPTS: usize = 64;
 /// How long accepting rests where the process has no more file descriptors, or the shard has all the HTTP connections it
@@ -45,13 +45,18 @@ struct Turn {
     /// It does not listen.
     resting: AtomicBool,
     orders: mpsc::Sender<Order>,
+    inbox: Arc<Inbox>,
 }
 
 impl Turns {
-    /// For shards that take these orders.
-    pub fn new(shards: impl IntoIterator<Item = mpsc::Sender<Order>>) -> Self {
-        let turn =
-            |orders| Turn { connections: AtomicUsize::new(0), resting: AtomicBool::new(false), orders };
+    /// For shards that take these orders, and wake by these inboxes.
+    pub fn new(shards: impl IntoIterator<Item = (mpsc::Sender<Order>, Arc<Inbox>)>) -> Self {
+        let turn = |(orders, inbox)| Turn {
+            connections: AtomicUsize::new(0),
+            resting: AtomicBool::new(false),
+            orders,
+            inbox,
+        };
         Self(shards.into_iter().map(turn).collect())
     }
 
@@ -70,8 +75,7 @@ impl Turns {
                 && turn.resting.load(SeqCst)
                 && !is_ahead(turn.connections.load(SeqCst), fewest)
             {
-                // Where there is no room it has orders to wake for, and looks itself.
-                let _ = turn.orders.try_send(Order::Accept);
+                turn.call();
             }
         }
     }
@@ -80,12 +84,20 @@ impl Turns {
     fn call_fewest(&self) {
         let fewest = self.0.iter().min_by_key(|turn| turn.connections.load(SeqCst));
         if let Some(turn) = fewest {
-            let _ = turn.orders.try_send(Order::Accept);
+            turn.call();
         }
     }
 
     fn fewest(&self) -> usize {
         self.0.iter().map(|turn| turn.connections.load(SeqCst)).min().unwrap_or(0)
+    }
+}
+
+impl Turn {
+    fn call(&self) {
+        // Where there is no room it has orders to wake for, and looks itself.
+        let _ = self.orders.try_send(Order::Accept);
+        self.inbox.wake();
     }
 }
 
@@ -105,6 +117,8 @@ pub struct Front {
     pub serving: Rc<Cell<usize>>,
     /// How many there may be, and fresh sockets beside them.
     pub max_serving: usize,
+    /// Tasks of `serve` on this shard's thread.
+    pub tasks: Rc<Cell<usize>>,
     /// Gives hyper a socket, what was read from it, and when it was accepted.
     pub serve: Box<dyn FnMut(std::net::TcpStream, Begun)>,
 }
@@ -271,6 +285,11 @@ impl Shard {
 }
 
 impl Acceptor {
+    /// Whether none of what the shard gave away is under way on its thread.
+    pub(super) fn is_alone(&self) -> bool {
+        self.front.tasks.get() == 0
+    }
+
     /// Takes an event. Whether it was for this.
     pub(super) fn on_event(&mut self, Token(token): Token) -> bool {
         match LISTENER - token {

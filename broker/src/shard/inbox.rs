@@ -1,9 +1,12 @@
 //! What comes to a shard from the others and from itself: messages to fan out, outcomes of its publishers' requests.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+};
 
+use mio::Waker;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::{
     engine::{Settled, Tally},
@@ -27,7 +30,8 @@ pub struct Item {
 #[derive(Debug)]
 pub struct Inbox {
     waiting: Mutex<Waiting>,
-    wake: Notify,
+    /// Of the shard's epoll instance; absent until it has one.
+    waker: OnceLock<Waker>,
     capacity: usize,
 }
 
@@ -50,7 +54,7 @@ impl Waiting {
 
 impl Inbox {
     pub fn new(capacity: usize) -> Self {
-        Self { waiting: Mutex::default(), wake: Notify::new(), capacity }
+        Self { waiting: Mutex::default(), waker: OnceLock::new(), capacity }
     }
 
     /// Queues `item`; false where there is no room.
@@ -97,9 +101,16 @@ impl Inbox {
         self.waiting.lock().is_empty()
     }
 
-    /// Waits until something was queued by another shard since the last wait.
-    pub async fn woken(&self) {
-        self.wake.notified().await;
+    /// What ends the shard's wait. It is set once, by the shard.
+    pub fn wake_with(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+
+    /// Ends the shard's wait, or the next one where it is not waiting.
+    pub fn wake(&self) {
+        if let Some(Err(error)) = self.waker.get().map(Waker::wake) {
+            tracing::error!(%error, "a shard could not be woken");
+        }
     }
 
     /// One wake for all that gathers until the shard takes it.
@@ -107,7 +118,7 @@ impl Inbox {
         let first = waiting.is_empty();
         put(waiting);
         if first && wake {
-            self.wake.notify_one();
+            self.wake();
         }
     }
 }

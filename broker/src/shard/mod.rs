@@ -46,7 +46,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use mio::{Events, Interest, Token};
+use mio::{Events, Interest, Token, Waker};
 use tidegate_protocol::{
     ClientFrame, CloseCode, Filter, ServerFrame, codec::DecodeError, frame::Overflow, topic::Topics,
 };
@@ -126,8 +126,8 @@ pub struct Shard {
     poll: mio::Poll,
     /// Absent for a shard that is given its connections, and while it drains.
     acceptor: Option<Acceptor>,
-    /// Becomes readable when `poll` has events: how the runtime waits for them.
-    readiness: AsyncFd<OwnedFd>,
+    /// Becomes readable when `poll` has events: how the runtime waits for them, while it must.
+    readiness: Option<AsyncFd<OwnedFd>>,
     events: Events,
     /// Reads of all connections go through it; only what is incomplete stays with a connection.
     scratch: Vec<u8>,
@@ -159,6 +159,8 @@ const FRAMES: usize = 1024;
 /// Frames decoded before the first is carried out: as many buffers of one size as glibc's allocator keeps at hand in a
 /// thread (its `tcache_count` is 7).
 const AHEAD: usize = 7;
+/// Other threads' end of a wait. No connection has it, no fresh socket either.
+const WAKER: Token = Token(accept::LISTENER - accept::FRESH);
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Topics of which a shard remembers that they are valid: 96 KiB, and as many texts of at most 255 bytes.
 const TOPICS: usize = 4096;
@@ -180,7 +182,7 @@ impl Shard {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let Parts { number, shards, config, hub, inbox, metrics } = parts;
         let poll = mio::Poll::new()?;
-        let descriptor = poll.registry().as_fd().try_clone_to_owned()?;
+        inbox.wake_with(Waker::new(poll.registry(), WAKER)?);
         let now = Instant::now();
         let budget = Budget {
             connection_bytes: config.limits.connection_bytes as u64,
@@ -202,7 +204,7 @@ impl Shard {
             metrics,
             poll,
             acceptor: None,
-            readiness: readiness(descriptor)?,
+            readiness: None,
             events: Events::with_capacity(1024),
             scratch: vec![0; SCRATCH_BYTES],
             frames: VecDeque::new(),
@@ -227,13 +229,14 @@ impl Shard {
     ///
     /// The kernel's readiness interface failed.
     pub async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
-        let inbox = self.dispatch.inbox.clone();
         let mut busy_ticks = 0;
-        // Each waits on over several rounds of the loop, which costs less than a new one for each.
-        let mut woken = pin!(inbox.woken());
+        let mut wait = Duration::ZERO;
+        // It waits on over several rounds of the loop, which costs less than a new one for each.
         let mut sleep = pin!(tokio::time::sleep_until(self.next_deadline().into()));
         loop {
-            let mut busy = self.tick()?;
+            let mut busy = self.tick(wait)?;
+            let in_vain = wait > Duration::ZERO && self.events.is_empty();
+            wait = Duration::ZERO;
             while let Ok(order) = orders.try_recv() {
                 self.carry_out(order);
                 busy = true;
@@ -251,18 +254,26 @@ impl Shard {
                 continue;
             }
             busy_ticks = 0;
-            // Set anew only to end earlier: what stands costs a tick too many, a new one its place among all timers.
             let deadline = self.next_deadline();
+            // While no task of this thread needs the runtime, the shard waits for its sockets itself: one call of the
+            // kernel for a wake in place of two. A wait in vain gives the runtime its turn all the same.
+            if !in_vain && self.acceptor.as_ref().is_some_and(Acceptor::is_alone) {
+                wait = deadline.saturating_duration_since(self.dispatch.delivery.now);
+                self.readiness = None;
+                continue;
+            }
+            // Set anew only to end earlier: what stands costs a tick too many, a new one its place among all timers.
             if deadline < sleep.deadline().into_std() || sleep.is_elapsed() {
                 sleep.as_mut().reset(deadline.into());
             }
+            let readiness = match self.readiness.take() {
+                Some(readiness) => readiness,
+                None => readiness(self.poll.registry().as_fd().try_clone_to_owned()?)?,
+            };
+            let readiness = self.readiness.insert(readiness);
             let order = poll_fn(|context| {
-                if let Poll::Ready(ready) = self.readiness.poll_read_ready(context) {
+                if let Poll::Ready(ready) = readiness.poll_read_ready(context) {
                     return Poll::Ready(ready.map(|mut ready| ready.clear_ready()).map(|()| None));
-                }
-                if woken.as_mut().poll(context).is_ready() {
-                    woken.set(inbox.woken());
-                    return Poll::Ready(Ok(None));
                 }
                 if let Poll::Ready(Some(order)) = orders.poll_recv(context) {
                     return Poll::Ready(Ok(Some(order)));
@@ -275,10 +286,10 @@ impl Shard {
         }
     }
 
-    /// Does what can be done without waiting. Whether there is more.
-    fn tick(&mut self) -> io::Result<bool> {
+    /// Waits that long for sockets, then does what can be done without waiting. Whether there is more.
+    fn tick(&mut self, wait: Duration) -> io::Result<bool> {
+        let mut busy = self.poll_sockets(wait)?;
         self.read_clocks();
-        let mut busy = self.poll_sockets()?;
         busy |= self.accept_some();
         busy |= self.read_all();
         busy |= self.retry_held();
@@ -299,8 +310,8 @@ impl Shard {
 
     /// Learns which sockets are ready. Whether more may be by now: behind several, but seldom behind one alone, for which
     /// a look that finds nothing would cost as much again. What comes later is an event of [`Shard::readiness`].
-    fn poll_sockets(&mut self) -> io::Result<bool> {
-        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+    fn poll_sockets(&mut self, wait: Duration) -> io::Result<bool> {
+        match self.poll.poll(&mut self.events, Some(wait)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             Err(error) => return Err(error),
